@@ -1,0 +1,1 @@
+"""The harness: data, training, scoring, running, command line."""

@@ -1,0 +1,1 @@
+"""Data sets: pictures with reference captions, from files or drawn."""

@@ -1,0 +1,131 @@
+"""What every data set is made of."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, get_args
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from bench.errors import DataError
+from models.preprocessing import read_picture
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """One picture and what people said of it."""
+
+    image_id: str
+    """As the data set names it; unique within the data set."""
+    references: tuple[str, ...]
+    """Reference captions, verbatim."""
+    split: Split
+    path: Path | None = None
+    """The picture file; None for pictures that are drawn."""
+
+    def picture(self) -> Image.Image:
+        """A fresh copy of the picture, upright, RGB; a `PictureError` if its file can't be read."""
+        assert self.path is not None
+        return read_picture(self.path)
+
+
+class WordRegion(NamedTuple):
+    """Where in the picture a word is true."""
+
+    unique: Bool[np.ndarray, "height width"] | None
+    """The one thing the word speaks of; None where it speaks of several."""
+    union: Bool[np.ndarray, "height width"]
+    """All places for which the word is true."""
+
+
+class Truth(NamedTuple):
+    """How many words of one class a caption says, and how many of them are true of its picture."""
+
+    true: int
+    said: int
+
+
+class GroundTruth(Protocol):
+    """What a data set knows beyond its captions. All calls take the words of any caption, right or wrong."""
+
+    def word_classes(self, words: Sequence[str]) -> list[str]:
+        """The class of each word, "function" for words without a place in the picture."""
+        ...
+
+    def regions(self, image: CaptionedImage, words: Sequence[str]) -> list[WordRegion | None]:
+        """Where each word is true, at the picture's resolution; None for function words and false words."""
+        ...
+
+    def truth(self, image: CaptionedImage, words: Sequence[str]) -> Mapping[str, Truth]:
+        """Per word class: words said, and words that are true of the picture."""
+        ...
+
+
+@dataclass(frozen=True)
+class CaptionData:
+    """A data set: every picture once, however many captions it has."""
+
+    name: str
+    images: tuple[CaptionedImage, ...]
+    split_origin: str
+    """Where the splits come from: "given", or the rule by which the set was split."""
+    missing: tuple[str, ...] = ()
+    """Image ids that the captions name but whose picture file is not there."""
+    warnings: tuple[str, ...] = ()
+    """What a reader should know about the set, in sentences."""
+    ground_truth: GroundTruth | None = field(default=None, compare=False)
+
+    def select(self, split: str) -> tuple[CaptionedImage, ...]:
+        """The pictures of one split, in the data set's order.
+
+        Args:
+            split: "train", "val", "test", or "all".
+
+        Returns:
+            The pictures.
+
+        Raises:
+            DataError: if there is no such split, or it is empty.
+        """
+        if split not in ("train", "val", "test", "all"):
+            raise DataError(f"there is no split {split!r}; expected train, val, test or all")
+        chosen = tuple(image for image in self.images if split in ("all", image.split))
+        if not chosen:
+            counts = Counter(image.split for image in self.images)
+            listed = ", ".join(f"{name} {counts[name]}" for name in get_args(Split))
+            raise DataError(f"{self.name} has no picture in split {split!r} ({listed}); choose another")
+        return chosen
+
+
+def data_sha256(images: Sequence[CaptionedImage]) -> str:
+    """A fingerprint of the data: two runs with the same one saw the same pictures and references.
+
+    Args:
+        images: any pictures; files are read in pieces, drawn pictures are drawn.
+
+    Returns:
+        SHA-256 in hexadecimal, over each picture's id, references and bytes (of the file; of drawn pictures,
+        RGB pixels). A file that can't be read counts as an empty one.
+    """
+    total = hashlib.sha256()
+    for image in images:
+        total.update(json.dumps([image.image_id, image.references]).encode())  # JSON says where it ends
+        total.update(_picture_digest(image))
+    return total.hexdigest()
+
+
+def _picture_digest(image: CaptionedImage) -> bytes:
+    if image.path is None:
+        return hashlib.sha256(image.picture().tobytes()).digest()
+    try:
+        with image.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return hashlib.sha256().digest()

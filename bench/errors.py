@@ -1,0 +1,10 @@
+"""What a user can get wrong, apart from models and run directories: each message says what was given, what was
+expected, what to do."""
+
+
+class ConfigError(ValueError):
+    """Options can't be what the user wants."""
+
+
+class DataError(ValueError):
+    """A data set can't be used."""

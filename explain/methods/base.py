@@ -1,0 +1,141 @@
+"""What an attribution method is given, and what it gives back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from explain.target import WordScoreFromGrid, frozen
+from models.captioner import Captioner
+
+SMALLEST_DIFFERENCE = 0.01
+"""Nats. Where a word's log-probability at the input and at the baseline differ by less, the relative
+completeness error says nothing and is undefined: the attributions share out less than one percent of a
+probability."""
+
+
+@dataclass(frozen=True)
+class ExplainedCaption:
+    """One caption of one image, ready to be explained. Tensors lie on the captioner's device."""
+
+    captioner: Captioner
+    """In eval mode."""
+    image: Float[Tensor, "3 height width"]
+    """Preprocessed."""
+    annotations: Float[Tensor, "cells dim"]
+    """What the captioner's encoder makes of `image`."""
+    token_ids: tuple[int, ...]
+    """The whole caption, with `<end>` if it was said."""
+    alphas: Float[np.ndarray, "word cells"]
+    """Where the decoder looked when it said each word, W words without `<end>`; only these are explained."""
+    annotation_baseline: Float[Tensor, "cells dim"]
+    """Where integrated gradients start on the grid: the data set's mean annotation vector of each cell."""
+    seed: int
+    """Not negative; of the random control. One per image, so that no order of images matters."""
+    donor_alphas: Float[np.ndarray, "word cells"] | None = None
+    """For each word, where the model looked for a word of the same class in another image; NaN, or None for
+    all words, where there is no such image: its map is then undefined."""
+
+    @property
+    def words(self) -> int:
+        """W, the number of words that are explained."""
+        return len(self.alphas)
+
+    @property
+    def rows(self) -> tuple[Int[Tensor, "word step"], Int[Tensor, " word"]]:
+        """Prefix and step of each word, as the word scores take them."""
+        device = self.annotations.device
+        prefix = torch.tensor(self.token_ids[: self.words], dtype=torch.long, device=device)
+        return prefix.repeat(self.words, 1), torch.arange(self.words, device=device)
+
+
+class WordMaps(NamedTuple):
+    """What a method says of the words of one caption."""
+
+    maps: Float[np.ndarray, "word rows cols"]
+    """float32, on the annotation grid."""
+    completeness_error: Float[np.ndarray, " word"] | None
+    """|sum of the attributions - (f(x) - f(x'))| / |f(x) - f(x')| in nats, x' being the baseline; NaN where
+    the denominator is under `SMALLEST_DIFFERENCE`; None for methods that promise no completeness."""
+
+
+Attributions = tuple[Float[Tensor, "word cells"], Float[Tensor, " word"] | None]
+"""Maps by cell, and for complete methods the change f(x) - f(x') that each is to sum to."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of saying where in an image a word comes from. Call it with a caption."""
+
+    name: str
+    """As it is stored."""
+    label: str
+    """As it is shown."""
+    kind: Literal["attention", "grid", "pixels", "control"]
+    """What it is taken from: the decoder's attention, gradients at the annotation vectors, gradients at the
+    pixels, or nothing of the model."""
+    source: str
+    """Where it was published, and what it is here."""
+    compute: Callable[[ExplainedCaption], Attributions]
+    """Attributions for a caption with at least one word."""
+    signed: bool = False
+    """Whether negative values mean evidence against the word."""
+    complete: bool = False
+    """Whether a map sums to the difference between the word's score and its score at the baseline."""
+
+    def __call__(self, caption: ExplainedCaption) -> WordMaps:
+        """Explains every word of a caption.
+
+        Args:
+            caption: with any number of words.
+
+        Returns:
+            One map per word. The captioner is left as it was found.
+        """
+        grid = caption.captioner.grid
+        if caption.words == 0:
+            return WordMaps(np.zeros((0, *grid), np.float32), np.zeros(0) if self.complete else None)
+        with frozen(caption.captioner):
+            attributions, difference = self.compute(caption)
+        values = attributions.detach().cpu().numpy()
+        error = None
+        if difference is not None:
+            change = difference.double().cpu().numpy()
+            miss = np.abs(values.sum(axis=1, dtype=np.float64) - change)
+            error = np.full(caption.words, np.nan)
+            np.divide(miss, np.abs(change), out=error, where=np.abs(change) >= SMALLEST_DIFFERENCE)
+        return WordMaps(values.astype(np.float32).reshape(-1, *grid), error)
+
+
+@torch.no_grad()
+def score_difference(
+    caption: ExplainedCaption, baseline: Float[Tensor, "cells dim"]
+) -> Float[Tensor, " word"]:
+    """f(x) - f(x') of each word in nats: how much likelier the image makes it than the baseline does."""
+    score = WordScoreFromGrid(caption.captioner)
+    here, there = (
+        score(a.repeat(caption.words, 1, 1), *caption.rows) for a in (caption.annotations, baseline)
+    )
+    difference: Tensor = here - there
+    return difference
+
+
+def pool_to_grid(
+    maps: Float[Tensor, "*maps height width"], grid: tuple[int, int]
+) -> Float[Tensor, "*maps rows cols"]:
+    """Sums pixel maps over the cells of a grid; a pixel astride a border is shared by area. Keeps sums."""
+    rows, cols = (_overlap(maps.shape[axis], cells, maps) for axis, cells in zip((-2, -1), grid, strict=True))
+    return rows @ maps @ cols.T
+
+
+def _overlap(pixels: int, cells: int, like: Tensor) -> Float[Tensor, "cells pixels"]:
+    """Which share of each pixel lies in each cell, along one axis."""
+    # In units of 1 / (pixels * cells) of the side, so that all borders are whole numbers.
+    left = torch.arange(pixels, device=like.device) * cells
+    top = torch.arange(cells, device=like.device).unsqueeze(1) * pixels
+    shared = torch.minimum(left + cells, top + pixels) - torch.maximum(left, top)
+    return shared.clamp(min=0).to(like.dtype) / cells

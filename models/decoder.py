@@ -1,0 +1,178 @@
+"""The attention LSTM decoder of Show, Attend and Tell (Xu et al. 2015, arXiv:1502.03044), and its known variants.
+
+There is ONE `step`. Training, beam search and explanations all call it, so what is explained is what decodes.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The switchboard: every decoder of the Show-Attend-Tell family is one setting of these fields."""
+
+    vocabulary_size: int
+    """V, rows of the output layer."""
+    annotation_dim: int
+    """D, length of an annotation vector."""
+    embedding_dim: int = 512
+    """Length of a word embedding."""
+    hidden_dim: int = 512
+    """Length of the LSTM's hidden state."""
+    attention_dim: int = 512
+    """Width of the attention network's hidden layer."""
+    attention_activation: Literal["tanh", "relu"] = "tanh"
+    """Nonlinearity of the attention network: tanh in the paper, ReLU in the PyTorch tutorial."""
+    initial_state: Literal["zero", "linear", "tanh"] = "tanh"
+    """First LSTM state: zero, or a linear map of the mean annotation vector, plain or through tanh."""
+    gate: Literal["none", "scalar", "vector"] = "scalar"
+    """Gate beta on the context (paper §4.2.1): absent, one number, or one number per channel."""
+    output: Literal["plain", "deep"] = "plain"
+    """Word scores from the hidden state alone, or the paper's deep output layer (eq. 7)."""
+    first_input: Literal["start", "zeros"] = "start"
+    """What step 0 reads: the embedding of `<start>`, or zeros as in the paper's program."""
+    dropout: float = 0.5
+    """Share of the hidden units that training drops before the output layer, 0 to 1."""
+
+
+class Memory(NamedTuple):
+    """What attention looks at; computed once per image."""
+
+    annotations: Float[Tensor, "batch cells dim"]
+    projected: Float[Tensor, "batch cells attention"]
+
+
+class State(NamedTuple):
+    """The LSTM's state between two steps."""
+
+    hidden: Float[Tensor, "batch hidden"]
+    cell: Float[Tensor, "batch hidden"]
+
+
+class Step(NamedTuple):
+    """What one step yields."""
+
+    log_probs: Float[Tensor, "batch vocabulary"]
+    """Natural logarithms of the next word's probabilities."""
+    state: State
+    alpha: Float[Tensor, "batch cells"]
+    """Attention over the grid; non-negative, sums to 1."""
+
+
+class TeacherForced(NamedTuple):
+    """What the decoder says of given captions, step by step."""
+
+    log_probs: Float[Tensor, "batch step vocabulary"]
+    alphas: Float[Tensor, "batch step cells"]
+
+
+class AttentionDecoder(nn.Module):
+    """Soft attention over annotation vectors, an LSTM, and an output layer.
+
+    Deviation from eq. 7 where `output` is "deep": tanh and dropout stand before the last matrix, as in the
+    program that produced the paper's results (kelvinxu/arctic-captions); eq. 7 shows neither.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.embedding = nn.Embedding(c.vocabulary_size, c.embedding_dim)
+        self.annotation_projection = nn.Linear(c.annotation_dim, c.attention_dim)
+        self.hidden_projection = nn.Linear(c.hidden_dim, c.attention_dim)
+        self.attention_score = nn.Linear(c.attention_dim, 1)
+        self.lstm = nn.LSTMCell(c.embedding_dim + c.annotation_dim, c.hidden_dim)
+        if c.initial_state != "zero":
+            self.initial_hidden = nn.Linear(c.annotation_dim, c.hidden_dim)
+            self.initial_cell = nn.Linear(c.annotation_dim, c.hidden_dim)
+        if c.gate != "none":
+            self.gate = nn.Linear(c.hidden_dim, 1 if c.gate == "scalar" else c.annotation_dim)
+        if c.output == "deep":
+            self.output_hidden = nn.Linear(c.hidden_dim, c.embedding_dim)
+            self.output_context = nn.Linear(c.annotation_dim, c.embedding_dim)
+        self.output = nn.Linear(c.hidden_dim if c.output == "plain" else c.embedding_dim, c.vocabulary_size)
+        self.dropout = nn.Dropout(c.dropout)
+
+    def remember(self, annotations: Float[Tensor, "batch cells dim"]) -> Memory:
+        """Projects the annotation vectors for attention; needed once per image, not once per step."""
+        return Memory(annotations, self.annotation_projection(annotations))
+
+    def initial_state(self, annotations: Float[Tensor, "batch cells dim"]) -> State:
+        """The state before the first word (paper §3.1.2)."""
+        if self.config.initial_state == "zero":
+            zeros = annotations.new_zeros(annotations.shape[0], self.config.hidden_dim)
+            return State(zeros, zeros)
+        mean = annotations.mean(dim=1)  # (B, L, D) -> (B, D)
+        hidden, cell = self.initial_hidden(mean), self.initial_cell(mean)
+        return State(hidden.tanh(), cell.tanh()) if self.config.initial_state == "tanh" else State(hidden, cell)
+
+    def step(
+        self, word_ids: Int[Tensor, " batch"] | None, state: State, memory: Memory
+    ) -> Step:
+        """Reads one word and scores the next.
+
+        Args:
+            word_ids: the previous word of each row; None at the first step.
+            state: what the last step, or `initial_state`, returned.
+            memory: what `remember` returned, one row per row of `state`.
+
+        Returns:
+            Scores of the next word, the new state, and where this step looked (eq. 4-6 for alpha, eq. 13 for
+            the context, eq. 1-3 for the LSTM, eq. 7 for the word).
+        """
+        c = self.config
+        rows = state.hidden.shape[0]
+        if word_ids is not None:
+            embedded = self.embedding(word_ids)
+        else:
+            embedded = state.hidden.new_zeros(rows, c.embedding_dim)
+        activation = torch.tanh if c.attention_activation == "tanh" else torch.relu
+        mixed = activation(memory.projected + self.hidden_projection(state.hidden).unsqueeze(1))
+        alpha = torch.softmax(self.attention_score(mixed).squeeze(2), dim=1)  # (B, L, A) -> (B, L)
+        context = torch.bmm(alpha.unsqueeze(1), memory.annotations).squeeze(1)  # (B, 1, L) x (B, L, D) -> (B, D)
+        if c.gate != "none":
+            context = torch.sigmoid(self.gate(state.hidden)) * context
+        hidden, cell = self.lstm(torch.cat([embedded, context], dim=1), (state.hidden, state.cell))
+        features = hidden
+        if c.output == "deep":
+            features = torch.tanh(
+                self.output_hidden(self.dropout(hidden)) + embedded + self.output_context(context)
+            )
+        log_probs = torch.log_softmax(self.output(self.dropout(features)), dim=1)
+        return Step(log_probs, State(hidden, cell), alpha)
+
+    def first_words(self, rows: int, start: int) -> Int[Tensor, " batch"] | None:
+        """What the first step reads: `start` in every row, or None where the model begins with zeros."""
+        if self.config.first_input == "zeros":
+            return None
+        return torch.full((rows,), start, dtype=torch.long, device=self.embedding.weight.device)
+
+    def forward(
+        self,
+        annotations: Float[Tensor, "batch cells dim"],
+        token_ids: Int[Tensor, "batch step"],
+        start: int,
+    ) -> TeacherForced:
+        """Scores given captions: step t reads word t - 1 of the caption and predicts word t.
+
+        Args:
+            annotations: of one image per row.
+            token_ids: the words to be said, `<end>` included, padded with anything; later words never
+                influence earlier steps.
+            start: token id of `<start>`.
+
+        Returns:
+            Log-probabilities of every word at every step, and the attention of every step.
+        """
+        memory, state = self.remember(annotations), self.initial_state(annotations)
+        words = self.first_words(annotations.shape[0], start)
+        log_probs, alphas = [], []
+        for t in range(token_ids.shape[1]):
+            step = self.step(words, state, memory)
+            log_probs.append(step.log_probs)
+            alphas.append(step.alpha)
+            words, state = token_ids[:, t], step.state
+        return TeacherForced(torch.stack(log_probs, dim=1), torch.stack(alphas, dim=1))

@@ -1,0 +1,142 @@
+"""Encoders: from an image to a grid of annotation vectors."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which encoder, and how fine its grid is."""
+
+    name: str
+    """A key of `ENCODERS`."""
+    grid: int = 14
+    """Rows and columns of the annotation grid; a trunk whose own grid differs is pooled to this one."""
+
+
+class SceneEncoder(nn.Module):
+    """A small convolutional encoder for the drawn scenes: stride 8 in all, 31 pixels of sight per cell.
+
+    A small field of view makes "this cell" mean "this place", which is what the explanation measures need.
+    Fixed Fourier features of the cell's position are appended to each annotation vector, because a cell that
+    sees 31 pixels can't know where it is, and relation words ("left of") need places. Each ReLU is a module
+    of its own, so that attribution methods that hook modules reach all of them.
+    """
+
+    CHANNELS = 64
+    FREQUENCIES = 4
+    annotation_dim = CHANNELS + 4 * FREQUENCIES
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        c = self.CHANNELS
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 32, kernel_size=7, stride=4, padding=3),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.Conv2d(32, c, kernel_size=3, stride=2, padding=1),
+            nn.BatchNorm2d(c),
+            nn.ReLU(),
+            nn.Conv2d(c, c, kernel_size=3, padding=1),
+            nn.BatchNorm2d(c),
+            nn.ReLU(),
+        )
+        self.register_buffer("positions", fourier_positions(config.grid, self.FREQUENCIES), persistent=False)
+        self.pool = nn.AdaptiveAvgPool2d(config.grid)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows cols"]:
+        """Annotation vectors on the grid."""
+        features = self.pool(self.layers(images))
+        return torch.cat([features, self.positions.expand(features.shape[0], -1, -1, -1)], dim=1)
+
+
+def fourier_positions(grid: int, frequencies: int) -> Float[Tensor, "1 dim rows cols"]:
+    """Sines and cosines of the cell centres' coordinates, at 1/2, 1, 2, … periods across the image."""
+    centres = (torch.arange(grid, dtype=torch.float32) + 0.5) / grid
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    waves = [
+        wave(math.pi * 2**k * axis) for axis in (y, x) for k in range(frequencies) for wave in (torch.sin, torch.cos)
+    ]
+    return torch.stack(waves).unsqueeze(0)
+
+
+class TrunkEncoder(nn.Module):
+    """A torchvision network without its pooling and classifier, its map pooled to the grid.
+
+    The tutorial's 14 x 14 grid is an 8 x 8 map of ResNet-101 pooled *up*: it carries 8 x 8 cells' worth of sight.
+    """
+
+    def __init__(self, config: EncoderConfig, trunk: nn.Module, annotation_dim: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.annotation_dim = annotation_dim
+        self.pool = nn.AdaptiveAvgPool2d(config.grid)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows cols"]:
+        """Annotation vectors on the grid."""
+        features: Tensor = self.pool(self.trunk(images))
+        return features
+
+
+def _torchvision_model(name: str, weights: str | None) -> nn.Module:
+    # Imported here because torchvision loads torch's compiler, seconds that the scene encoder need not wait for.
+    from torchvision.models import get_model
+
+    network: nn.Module = get_model(name, weights=weights)
+    return network
+
+
+def _resnet(name: str, annotation_dim: int) -> Callable[[EncoderConfig, str | None], nn.Module]:
+    def build(config: EncoderConfig, weights: str | None) -> nn.Module:
+        network = _torchvision_model(name, weights)
+        return TrunkEncoder(config, nn.Sequential(*list(network.children())[:-2]), annotation_dim)
+
+    return build
+
+
+def _vgg19(config: EncoderConfig, weights: str | None) -> nn.Module:
+    # Without the last max-pooling: 224 pixels give the paper's 14 x 14 x 512.
+    features = _torchvision_model("vgg19", weights).get_submodule("features")
+    return TrunkEncoder(config, nn.Sequential(*list(features.children())[:-1]), 512)
+
+
+def _scenes(config: EncoderConfig, weights: str | None) -> nn.Module:
+    if weights is not None:
+        raise CheckpointError(f"the scene encoder has no published weights, but {weights!r} was asked for")
+    return SceneEncoder(config)
+
+
+ENCODERS: dict[str, Callable[[EncoderConfig, str | None], nn.Module]] = {
+    "scenes": _scenes,
+    "resnet18": _resnet("resnet18", 512),
+    "resnet50": _resnet("resnet50", 2048),
+    "resnet101": _resnet("resnet101", 2048),
+    "vgg19": _vgg19,
+}
+"""Name -> builder. A new encoder is one line here; its module needs `annotation_dim` and a (B, D, H_g, W_g) output."""
+
+
+def build_encoder(config: EncoderConfig, *, weights: str | None = None) -> nn.Module:
+    """Builds an encoder by name.
+
+    Args:
+        config: which one, and its grid.
+        weights: the name of torchvision weights ("IMAGENET1K_V1", "DEFAULT"), downloaded by torchvision on first
+            use; None for random initialisation. A checkpoint's own weights replace either.
+
+    Returns:
+        A module from (B, 3, H, W) to (B, D, H_g, W_g) with the attribute `annotation_dim`.
+
+    Raises:
+        CheckpointError: if no encoder has this name.
+    """
+    if config.name not in ENCODERS:
+        raise CheckpointError(f"there is no encoder {config.name!r}; known encoders: {', '.join(ENCODERS)}")
+    return ENCODERS[config.name](config, weights)

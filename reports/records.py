@@ -1,0 +1,258 @@
+"""What a run directory says, as records: run.json, the rows of captions.jsonl and of failures.jsonl."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+SCHEMA_VERSION = 1
+AGREEMENT = ("cosine", "root_jsd", "top10_iou", "spearman")
+"""Columns of attributions.parquet that compare a map with the attention map; each has a column NAME_null."""
+LOCALISATION = ("pointing", "mass", "lift", "rank", "auc")
+"""Columns that compare a map with the place of its word; each has columns NAME_null and NAME_ceiling."""
+PATHS = ("share_now", "share_past", "share_init")
+"""Columns of attention's rows: how much of the full gradient runs through each path; they sum to 1."""
+
+Json = Mapping[str, object]
+_R = TypeVar("_R")
+
+
+class RunError(ValueError):
+    """A run directory can't be used: what was found, what was expected, what to do."""
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The state of the code."""
+
+    commit: str
+    dirty: bool
+    """Whether there were changes that are in no commit."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the numbers were made with."""
+
+    versions: Mapping[str, str]
+    git: GitState | None
+    device: str
+    threads: int
+    platform: str
+    java: str | None
+    sha256: Mapping[str, str | None]
+    """Hex digests of the checkpoint, the vocabulary and the data."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The captioner."""
+
+    name: str
+    encoder: str
+    grid: tuple[int, int]
+    """Rows and columns of the attention grid."""
+    image_size: int
+    parameters: int
+    vocabulary_size: int
+    decoder: Json
+    training: Json | None
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What was captioned."""
+
+    name: str
+    split: str
+    images: int
+    references_per_image: tuple[int, int]
+    """Fewest and most."""
+    split_origin: str
+    missing: tuple[str, ...]
+    """Ids of pictures that are named but not there."""
+    warnings: tuple[str, ...]
+    has_ground_truth: bool
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """How far the run got."""
+
+    expected: int
+    done: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """The wall time of one stage."""
+
+    name: str
+    seconds: float
+    items: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One number about all captions of one beam size."""
+
+    name: str
+    beam_size: int
+    value: float | None
+    """None if it could not be computed; `reason` says why."""
+    unit: str
+    higher_is_better: bool | None
+    """None if the number only describes."""
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    """Images that contributed."""
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """One kind of map."""
+
+    name: str
+    label: str
+    kind: Literal["attention", "grid", "pixels", "control"]
+    signed: bool
+    complete: bool
+    """Whether its values should sum to a difference of scores."""
+    source: str
+
+
+@dataclass(frozen=True)
+class ExplanationInfo:
+    """What was explained and how."""
+
+    beam_size: int
+    images: int
+    words: int
+    annotation_baseline: str
+    reason: str | None
+    """Why words have no localisation; None if they have one."""
+    methods: tuple[MethodInfo, ...]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """run.json."""
+
+    schema_version: int
+    name: str
+    status: Literal["running", "finished", "interrupted", "failed"]
+    command: str
+    created: str
+    """ISO 8601, UTC."""
+    config: Json
+    provenance: Provenance
+    model: ModelInfo
+    data: DataInfo
+    images: ImageCounts
+    stages: tuple[StageRow, ...]
+    metric_signature: str
+    metrics: tuple[MetricRow, ...]
+    explanations: ExplanationInfo | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CaptionRow:
+    """One line of captions.jsonl: what was said of one picture at one beam size."""
+
+    image_id: str
+    beam_size: int
+    caption: str | None
+    """None if the picture failed; `error` says why."""
+    words: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    log_prob_nats: float | None
+    word_log_probs: tuple[float, ...]
+    """Nats."""
+    references: tuple[str, ...]
+    finished: bool
+    """Whether the end token was reached."""
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One line of failures.jsonl."""
+
+    image_id: str
+    reason: str
+
+
+def to_json(record: RunRecord | CaptionRow | Failure) -> dict[str, object]:
+    """The record as plain dictionaries, lists and scalars."""
+    return asdict(record)
+
+
+def from_json(kind: type[_R], value: object, where: str) -> _R:
+    """Builds a record from decoded JSON, checking every type. Keys that the record lacks are passed over.
+
+    Args:
+        kind: the record's class.
+        value: decoded JSON.
+        where: names the origin in messages.
+
+    Returns:
+        The record.
+
+    Raises:
+        RunError: if the schema version is unknown, or a value is missing or of another type.
+    """
+    if kind is RunRecord and isinstance(value, dict) and value.get("schema_version") != SCHEMA_VERSION:
+        raise RunError(
+            f"{where} has schema version {value.get('schema_version')!r:.40}; this program reads version "
+            f"{SCHEMA_VERSION}: open it with the gazebench that wrote it"
+        )
+    record: _R = _read(kind, value, where)
+    return record
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _is_shallow(value: object, levels: int = 20) -> bool:
+    """Whether free-form JSON nests less deep than `levels`, so that printing it can't exhaust the stack."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
+
+
+def _read(kind: Any, value: object, where: str) -> Any:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return None if value is None else _read(parts[0], value, where)
+    if is_dataclass(kind) and isinstance(value, dict):
+        assert isinstance(kind, type)
+        hints = _hints(kind)
+        if missing := [name for name in hints if name not in value]:
+            raise RunError(f"{where} lacks {', '.join(missing)}; it is not a whole {kind.__name__}")
+        return kind(**{name: _read(hint, value[name], f"{where}: {name}") for name, hint in hints.items()})
+    if origin is tuple and isinstance(value, list):
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        if len(kinds) == len(value):
+            return tuple(
+                _read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
+            )
+    elif origin is Mapping and isinstance(value, dict):
+        return {key: _read(parts[1], item, f"{where}: {key}") for key, item in value.items()}
+    elif origin is Literal:
+        if isinstance(value, str) and value in parts:
+            return value
+    elif kind is float:
+        # The comparison is false for NaN, for infinities and for whole numbers that no float can hold.
+        if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
+            return float(value)  # type: ignore[arg-type]
+    elif type(value) is kind or (kind is object and _is_shallow(value)):
+        return value
+    raise RunError(f"{where} is {value!r:.80}; expected {getattr(kind, '__name__', kind)}")

@@ -1,0 +1,282 @@
+"""A run directory: the one place that knows its file names and formats.
+
+Writing is atomic (`os.replace`) or appends whole lines, each followed by fsync. Reading trusts nothing: files
+are bounded in size, must lie inside the directory, and nothing in them is executed.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NoReturn, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reports.maps import Map, map_key, read_maps, write_maps
+from reports.records import (
+    AGREEMENT,
+    LOCALISATION,
+    PATHS,
+    CaptionRow,
+    Failure,
+    RunError,
+    RunRecord,
+    from_json,
+    to_json,
+)
+
+__all__ = ["RunStore", "map_key", "write_atomically"]
+_R = TypeVar("_R", CaptionRow, Failure)
+
+# Far above what a run writes (a run over 100,000 pictures included), far below what would exhaust a machine.
+_MAX_JSON = 64 << 20
+_MAX_LINE = 4 << 20
+_MAX_FILE = 2 << 30
+_MAX_CELLS = 200_000_000
+_MAX_THUMB = 1 << 20
+_SCORE_KEYS = ("image_id", "beam_size")
+_ATTRIBUTION_KEYS = ("image_id", "beam_size", "word_index", "method", "word", "word_class")
+_WHOLE = ("beam_size", "word_index")
+_FILES = (
+    "run.json", "captions.jsonl", "scores.parquet", "attributions.parquet", "maps.npz", "failures.jsonl",
+    "throughput.json", "report.html",
+)  # fmt: skip
+_NUMBERS = (
+    *AGREEMENT, *(f"{name}_null" for name in AGREEMENT + LOCALISATION),
+    *LOCALISATION, *(f"{name}_ceiling" for name in LOCALISATION),
+    "completeness_error", *PATHS, "path_sum_error",
+)  # fmt: skip
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears at `path` whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)  # temporary files are made private
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class RunStore:
+    """A run directory. Opening one changes nothing; the first write creates it.
+
+    Every reader raises `RunError` if the file is damaged, too large or of another schema.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def clear(self) -> None:
+        """Removes every file that a run writes; a file of any other name stays."""
+        thumbs = self.path / "thumbs"
+        for path in (*(self.path / name for name in _FILES), *thumbs.glob("*.jpg"), thumbs / "index.json"):
+            path.unlink(missing_ok=True)
+
+    def write_run(self, record: RunRecord) -> None:
+        """Writes run.json; raises `RunError` if it holds NaN or an infinity, which JSON has no word for."""
+        with write_atomically(self.path / "run.json") as file:
+            file.write(_json(to_json(record), "run.json", indent=1) + b"\n")
+
+    def read_run(self) -> RunRecord:
+        """Reads run.json.
+
+        Returns:
+            The run.
+
+        Raises:
+            RunError: if there is none, or it can't be read.
+        """
+        if not (self.path / "run.json").exists():
+            what = "holds no run.json" if self.path.is_dir() else "is not a directory"
+            raise RunError(
+                f"{self.path} {what}; expected the directory of a run, as `gazebench eval --out` writes it"
+            )
+        path = self._inside("run.json", _MAX_JSON)
+        return from_json(RunRecord, _decode(path.read_bytes(), str(path)), str(path))
+
+    def append_captions(self, rows: Iterable[CaptionRow]) -> None:
+        """Appends to captions.jsonl; a line that an earlier crash left torn is removed first."""
+        self._append("captions.jsonl", rows)
+
+    def read_captions(self) -> list[CaptionRow]:
+        """The rows of captions.jsonl, without a torn last line."""
+        return self._lines("captions.jsonl", CaptionRow)
+
+    def append_failures(self, rows: Iterable[Failure]) -> None:
+        """Appends to failures.jsonl."""
+        self._append("failures.jsonl", rows)
+
+    def read_failures(self) -> list[Failure]:
+        """The rows of failures.jsonl."""
+        return self._lines("failures.jsonl", Failure)
+
+    def write_scores(self, frame: pd.DataFrame) -> None:
+        """Writes scores.parquet; NaN becomes null."""
+        self._write_frame("scores.parquet", frame)
+
+    def read_scores(self) -> pd.DataFrame | None:
+        """scores.parquet: one row per (image_id, beam_size); None if it holds no row."""
+        return self._read_frame("scores.parquet", _SCORE_KEYS, ())
+
+    def write_attributions(self, frame: pd.DataFrame) -> None:
+        """Writes attributions.parquet; NaN becomes null."""
+        self._write_frame("attributions.parquet", frame)
+
+    def read_attributions(self) -> pd.DataFrame | None:
+        """attributions.parquet, every measure a column of floats (null is NaN); None if it holds no row."""
+        return self._read_frame("attributions.parquet", _ATTRIBUTION_KEYS, _NUMBERS)
+
+    def write_maps(self, maps: Mapping[str, Map]) -> None:
+        """Writes maps.npz; the names are `map_key`'s."""
+        with write_atomically(self.path / "maps.npz") as file:
+            write_maps(file, maps)
+
+    def read_maps(self, keys: Iterable[str]) -> dict[str, Map]:
+        """The maps of these keys, without those that are not there."""
+        return (
+            read_maps(self._inside("maps.npz", _MAX_FILE), keys) if (self.path / "maps.npz").exists() else {}
+        )
+
+    def write_thumbs(self, thumbs: Mapping[str, bytes]) -> None:
+        """Writes one JPEG per image id, and thumbs/index.json, which names them."""
+        index = {image_id: f"{number:06d}.jpg" for number, image_id in enumerate(thumbs)}
+        for image_id, name in index.items():
+            with write_atomically(self.path / "thumbs" / name) as file:
+                file.write(thumbs[image_id])
+        with write_atomically(self.path / "thumbs/index.json") as file:
+            file.write(_json(index, "thumbs/index.json", indent=1))
+
+    def read_thumbs(self, image_ids: Iterable[str]) -> dict[str, bytes]:
+        """Reads some pictures.
+
+        Args:
+            image_ids: which.
+
+        Returns:
+            Image id -> JPEG; pictures that are not there are left out.
+
+        Raises:
+            RunError: if the index names anything but a JPEG file inside thumbs/.
+        """
+        if not (self.path / "thumbs/index.json").exists():
+            return {}
+        path = self._inside("thumbs/index.json", _MAX_JSON)
+        index = _decode(path.read_bytes(), str(path))
+        if not isinstance(index, dict):
+            raise RunError(f"{path} is not an index of pictures; explain the run again")
+        return {image_id: self._thumb(index[image_id]) for image_id in image_ids if image_id in index}
+
+    def _thumb(self, name: object) -> bytes:
+        if not isinstance(name, str) or re.fullmatch(r"\w[\w-]*\.jpg", name, re.ASCII) is None:
+            raise RunError(
+                f"{self.path}/thumbs/index.json names {name!r:.80}; expected a file such as 000012.jpg"
+            )
+        path = self._inside(f"thumbs/{name}", _MAX_THUMB)
+        content = path.read_bytes()
+        if not content.startswith(b"\xff\xd8\xff"):
+            raise RunError(f"{path} is not a JPEG picture; explain the run again")
+        return content
+
+    def _inside(self, name: str, limit: int) -> Path:
+        """The path of a plain file of the directory, checked; symbolic links may not lead out of it."""
+        path = self.path / name
+        if not path.is_file() or not path.resolve().is_relative_to(self.path.resolve()):
+            raise RunError(f"{path} is missing, or not a plain file inside the run directory")
+        if path.stat().st_size > limit:
+            raise RunError(f"{path} has {path.stat().st_size:,} bytes; at most {limit:,} are read")
+        return path
+
+    def _append(self, name: str, rows: Iterable[CaptionRow] | Iterable[Failure]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        lines = b"".join(_json(to_json(row), name) + b"\n" for row in rows)
+        with (self.path / name).open("a+b") as file:
+            if file.tell():  # opened at its end
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _lines(self, name: str, kind: type[_R]) -> list[_R]:
+        if not (self.path / name).exists():
+            return []
+        path, rows = self._inside(name, _MAX_FILE), []
+        with path.open("rb") as file:
+            # Only \n ends a line: captions may hold any other line break.
+            for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b""), start=1):
+                where = f"{path}, line {number}"
+                if not line.endswith(b"\n"):
+                    if len(line) == _MAX_LINE:
+                        raise RunError(f"{where} is longer than {_MAX_LINE:,} bytes; start over with --fresh")
+                    break  # torn: the program ended while writing it
+                rows.append(from_json(kind, _decode(line, where), where))
+        return rows
+
+    def _write_frame(self, name: str, frame: pd.DataFrame) -> None:
+        with write_atomically(self.path / name) as file:
+            pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), file)
+
+    def _read_frame(self, name: str, keys: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame | None:
+        if not (self.path / name).exists():
+            return None
+        path = self._inside(name, _MAX_FILE)
+        try:
+            with pq.ParquetFile(path) as file:
+                if file.metadata.num_rows * file.metadata.num_columns > _MAX_CELLS:
+                    raise RunError(f"{path} claims {file.metadata.num_rows:,} rows; more than is read")
+                frame: pd.DataFrame = file.read().to_pandas(ignore_metadata=True)
+        except (pa.ArrowException, OSError) as error:
+            raise RunError(f"{path} is not a readable parquet file ({error}); score the run again") from error
+        if frame.empty:
+            return None
+        if missing := [key for key in keys if list(frame.columns).count(key) != 1]:
+            raise RunError(f"{path} lacks the columns {', '.join(missing)}; score the run again")
+        frame = frame.loc[:, ~frame.columns.duplicated()]
+        try:
+            for column in numbers or frame.columns.difference(list(keys)):
+                frame[column] = frame[column].astype("float64") if column in frame else np.nan
+            for column in keys:
+                if column in _WHOLE:
+                    frame[column] = frame[column].astype("int64")
+                elif not frame[column].map(lambda value: isinstance(value, str)).all():
+                    raise TypeError(f"expected text in every row of {column}")
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{path} holds values of another kind than a run's ({error})") from error
+        return frame
+
+
+def _json(value: object, where: str, *, indent: int | None = None) -> bytes:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    except ValueError as error:
+        raise RunError(f"{where} can't hold NaN or an infinity ({error}); use None and a reason") from error
+    return text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes \udc80, as JSON writes it
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _decode(content: bytes, where: str) -> object:
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise RunError(
+            f"{where} is not JSON ({error}); the run may be damaged: start over with --fresh"
+        ) from error

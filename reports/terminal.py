@@ -1,0 +1,46 @@
+"""A run's verdict and scores for the terminal."""
+
+import sys
+
+from reports.legend import arrow
+from reports.records import MetricRow
+from reports.store import RunStore
+from reports.summary import Summary, summarise
+from reports.verdict import caveats, verdict
+from reports.wording import measured, printable
+
+
+def print_run(store: RunStore) -> None:
+    """Writes the summary of a run to standard output."""
+    sys.stdout.write(as_text(summarise(store)))
+
+
+def as_text(summary: Summary) -> str:
+    """Verdict, scores per beam size and warnings as lines without control characters."""
+    record = summary.record
+    lines = [
+        f"{record.name}: {record.model.name} on {record.data.name} ({record.data.split}), {record.status}"
+    ]
+    for finding in verdict(summary):
+        lines += [
+            "",
+            f"{finding.question} {finding.answer}.",
+            *(f"  {sentence}" for sentence in finding.sentences),
+        ]
+    beams = sorted({row.beam_size for row in record.metrics})
+    if beams:
+        lines += ["", "beam size".ljust(22) + "".join(f"{beam:>26}" for beam in beams)]
+    for name in dict.fromkeys(row.name for row in record.metrics):
+        rows = {row.beam_size: row for row in record.metrics if row.name == name}
+        any_row = next(iter(rows.values()))
+        cells = "".join(f"{_cell(rows.get(beam)):>26}" for beam in beams)
+        lines.append(f"{name:<22}{cells}  {any_row.unit}, {arrow(any_row.higher_is_better)}")
+    lines += ["", *(f"Note: {warning}" for warning in caveats(summary))]
+    return "\n".join(printable(line).rstrip() for line in lines).rstrip() + "\n"
+
+
+def _cell(row: MetricRow | None) -> str:
+    if row is None or row.value is None:
+        return "not computed"
+    ends = [measured(end, row.unit) for end in (row.ci_low, row.ci_high) if end is not None]
+    return measured(row.value, row.unit) + (f" ({' to '.join(ends)})" if len(ends) == 2 else "")

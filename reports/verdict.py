@@ -1,0 +1,179 @@
+"""A run's findings in plain words, each by a rule that the docstring of its function states."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from reports.records import PATHS, MetricRow
+from reports.summary import Estimate, Summary
+from reports.wording import measured, number, percent, span
+
+_CAN_NOT = "Can’t be said"
+_NOTHING = "This run explained no captions; `--explain 64` does."
+
+
+class Finding(NamedTuple):
+    """One question that a run answers."""
+
+    question: str
+    answer: str
+    sentences: tuple[str, ...]
+
+
+def verdict(summary: Summary) -> tuple[Finding, ...]:
+    """Answers the four questions a run is made for."""
+    return _captions(summary), _looks(summary), _agrees(summary), _accounts(summary)
+
+
+def _captions(summary: Summary) -> Finding:
+    """Answered by the share of true words where the data set knows the truth, else by CIDEr, else by BLEU-4.
+
+    A beam size leads beyond noise if the 95 % interval of its paired lead lies above 0.
+    """
+    question, best, sentences = "How good are the captions?", summary.best, []
+    if best is None or best.value is None:
+        reason = next((row.reason for row in summary.record.metrics if row.reason), "no caption was scored")
+        return Finding(question, _CAN_NOT, (f"Not scored: {reason}.",))
+    answer = f"{best.name} {number(best.value)}"
+    if true := summary.true_words:
+        answer = f"{percent(true.value)} true"
+        share = f"{percent(true.value)} ({span(true, shares=True)})"
+        sentences.append(f"{share} of the words that can be checked are true of the picture.")
+    at_best = {row.name: row for row in summary.record.metrics if row.beam_size == best.beam_size}
+    exact = at_best.get("Exact match")
+    if exact and exact.value:
+        sentences.append(f"{percent(exact.value)} of captions equal one of their references word for word.")
+    shown = [
+        _with_interval(row)
+        for name in ("CIDEr", "BLEU-4")
+        if (row := at_best.get(name)) and row.value is not None
+    ]
+    sentences.append(
+        f"{' and '.join(shown)} at beam size {best.beam_size}, over {best.n:,} image{'s'[: best.n != 1]}."
+    )
+    clear = [str(beam) for beam, lead in summary.leads.items() if lead.low is not None and lead.low > 0]
+    level = [str(beam) for beam in summary.leads if str(beam) not in clear]
+    if clear:
+        sentences.append(
+            f"Beam size {best.beam_size} scores higher than {' and '.join(clear)}, beyond noise."
+        )
+    if level:
+        sentences.append(f"Beam size {best.beam_size} leads {' and '.join(level)} by no more than noise.")
+    return Finding(question, answer, tuple(sentences))
+
+
+def _with_interval(row: MetricRow) -> str:
+    assert row.value is not None
+    ends = (
+        ""
+        if row.ci_low is None or row.ci_high is None
+        else f" ({number(row.ci_low)} to {number(row.ci_high)})"
+    )
+    return f"{row.name} {number(row.value)}{ends}"
+
+
+def _looks(summary: Summary) -> Finding:
+    """By pointing, with `_grade`: Yes from two thirds of the way between chance and the best possible."""
+    question, explained = "Does it look where it speaks?", summary.record.explanations
+    attention = summary.localisation.get("attention", {})
+    pointing = attention.get("pointing")
+    if pointing is None:
+        why = (explained.reason if explained else None) or "this data set has no regions to compare with"
+        return Finding(question, _CAN_NOT, (f"{why[:1].upper()}{why[1:]}." if explained else _NOTHING,))
+    marks = [span(pointing.interval, shares=True)]
+    marks += [f"chance {percent(pointing.null)}"] if pointing.null is not None else []
+    marks += [f"best possible {percent(pointing.ceiling)}"] if pointing.ceiling is not None else []
+    hits = percent(pointing.interval.value)
+    sentences = [
+        f"Attention’s brightest cell lies on what the word names {hits} of the time ({', '.join(marks)})."
+    ]
+    rows = [(name, row["pointing"]) for name, row in summary.attention_by_class.items() if "pointing" in row]
+    if len(rows) > 1:
+        shown = [
+            f"{name} {percent(found.interval.value)}"
+            + (f" (chance {percent(found.null)})" if found.null is not None else "")
+            for name, found in rows
+        ]
+        sentences.append(f"By word class: {', '.join(shown)}.")
+    if "mass" in attention and "lift" in attention:
+        mass, lift = attention["mass"].interval.value, attention["lift"].interval.value
+        sentences.append(
+            f"{percent(mass)} of its weight lies there, {number(lift, 1)} times what an even map puts there."
+        )
+    return Finding(question, _grade(pointing, pointing.ceiling or 1.0, 2 / 3), tuple(sentences))
+
+
+def _grade(found: Estimate, ceiling: float, enough: float) -> str:
+    """No if the interval reaches down to chance; else Yes or Partly, by the way towards the ceiling."""
+    if found.null is None or found.interval.low is None:
+        return _CAN_NOT
+    if found.interval.low <= found.null:
+        return "No"
+    return "Yes" if found.interval.value - found.null >= enough * (ceiling - found.null) else "Partly"
+
+
+def _agrees(summary: Summary) -> Finding:
+    """By the cosine with integrated gradients on the grid, with `_grade`: Yes from halfway to 1."""
+    question = "Does attention agree with gradients?"
+    grid = sorted(
+        (m for m in summary.methods if m.kind == "grid"), key=lambda m: m.name != "grid_integrated_gradients"
+    )
+    method = next((m for m in grid if "cosine" in summary.agreement.get(m.name, {})), None)
+    if method is None:
+        why = "No gradient method was run on the attention grid." if summary.methods else _NOTHING
+        return Finding(question, _CAN_NOT, (why,))
+    found = summary.agreement[method.name]["cosine"]
+    chance = f"; attention of other images reaches {number(found.null, 2)}" if found.null is not None else ""
+    value = f"{number(found.interval.value, 2)} ({span(found.interval, digits=2)})"
+    sentences = (f"Cosine with {method.label}: {value}{chance}.", "Agreement proves neither map right.")
+    return Finding(question, _grade(found, 1.0, 1 / 2), sentences)
+
+
+def _accounts(summary: Summary) -> Finding:
+    """The mean share of the full gradient that runs through this step's attended context."""
+    question, paths = (
+        "How much of a word’s evidence can attention account for?",
+        summary.paths.get("all words", {}),
+    )
+    if not set(PATHS) <= set(paths):
+        return Finding(
+            question, _CAN_NOT, ("The gradient’s paths were not measured." if summary.methods else _NOTHING,)
+        )
+    now, past, init = (paths[path].interval for path in PATHS)
+    sentences = (
+        f"{percent(now.value)} ({span(now, shares=True)}) of a word’s gradient runs through what is attended "
+        "to while it is said.",
+        f"{percent(past.value)} comes through earlier steps and {percent(init.value)} through the initial "
+        "state, which no attention map of this step can show.",
+    )
+    return Finding(question, percent(now.value), sentences)
+
+
+def caveats(summary: Summary) -> Iterator[str]:
+    """What a reader should know before believing the numbers, in sentences."""
+    record = summary.record
+    images, data = record.images, record.data
+    if record.status != "finished":
+        yield f"This run is {record.status}: {images.done:,} of {images.expected:,} images are done."
+    if images.done == 0:
+        yield "No image was captioned; there is nothing to judge."
+    if images.failed:
+        yield f"{images.failed:,} of {images.expected:,} images failed; they are listed under Failures."
+    if data.missing:
+        yield f"Pictures that the captions name but that are not there: {len(data.missing):,}."
+    for row in record.metrics:
+        if row.name == "BLEU-4" and row.value is not None and row.value > 0.999 and not data.has_ground_truth:
+            yield (
+                f"BLEU-4 is {number(row.value)} at beam size {row.beam_size}: on real pictures this means "
+                "that the references were scored against themselves, or that the model has seen them."
+            )
+        if row.name == "Unfinished captions" and row.value:
+            share = measured(row.value, row.unit)
+            yield f"At beam size {row.beam_size}, {share} of captions reached the length limit unfinished."
+    for name, reason in dict.fromkeys((row.name, row.reason) for row in record.metrics if row.value is None):
+        yield f"{name} was not computed: {reason or 'no reason was stored'}."
+    for method in summary.methods:
+        found = summary.completeness.get(method.name)
+        if found and not found.holds:
+            missed = percent(found.median)
+            yield f"{method.label} misses the score difference it should sum to by {missed}; don’t rank it."
+    yield from (*data.warnings, *record.warnings)

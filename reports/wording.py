@@ -1,0 +1,47 @@
+"""How numbers and text from strangers are put into words, alike in the report and on the terminal."""
+
+import re
+
+from reports.stats import Interval
+
+_NONCHARACTERS = "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
+_BREAKS = re.compile(r"[\t-\r\x1c-\x1f\x85\u2028\u2029]+")
+# Controls (a terminal obeys them), direction overrides (they reorder what stands beside them), surrogates
+# (no encoding holds them) and code points that HTML forbids.
+_UNPRINTABLE = re.compile(
+    f"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]"
+)
+
+
+def printable(text: str) -> str:
+    """The text on one line, with a replacement sign for each character that acts instead of showing."""
+    return _UNPRINTABLE.sub("\ufffd", _BREAKS.sub(" ", text))
+
+
+def clip(text: str, most: int = 400) -> str:
+    """The text, cut where it is longer than anyone reads."""
+    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Some decimals; one from ten on, where more would be noise."""
+    return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def percent(value: float) -> str:
+    """A share of 1 as a percentage; with a decimal where rounding would claim all or nothing."""
+    return f"{100 * value:.{1 if 0 < value < 0.01 or 0.99 < value < 1 else 0}f}\u00a0%"
+
+
+def measured(value: float, unit: str) -> str:
+    """A metric's value: shares as percentages."""
+    return percent(value) if unit == "share" else number(value)
+
+
+def span(interval: Interval, *, shares: bool = False, digits: int = 3) -> str:
+    """The interval's ends, as percentages for shares; or why there are none."""
+    if interval.low is None or interval.high is None:
+        return "one image: no interval"
+    if shares:
+        return f"{percent(interval.low)[:-2]} to {percent(interval.high)}"
+    return f"{number(interval.low, digits)} to {number(interval.high, digits)}"

@@ -1,0 +1,122 @@
+"""The decoder's one step, against a literal re-implementation with numpy in float64, for every switch."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from models.decoder import AttentionDecoder, DecoderConfig
+
+CELLS, DIM, VOCABULARY = 6, 5, 7
+
+
+def make_decoder(**switches):
+    config = DecoderConfig(
+        VOCABULARY, DIM, embedding_dim=4, hidden_dim=3, attention_dim=8, dropout=0.5, **switches
+    )
+    torch.manual_seed(3)
+    return AttentionDecoder(config).double().eval()
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def literal_caption(decoder, annotations, token_ids, start):
+    """Xu et al. 2015, eq. 1-7 and 13, one image, one loop; returns log-probabilities and alphas per step."""
+    c = decoder.config
+    w = {name: p.detach().numpy() for name, p in decoder.named_parameters()}
+
+    def linear(name, x):
+        return w[f"{name}.weight"] @ x + w[f"{name}.bias"]
+
+    mean = annotations.mean(axis=0)
+    if c.initial_state == "zero":
+        h, cell = np.zeros(c.hidden_dim), np.zeros(c.hidden_dim)
+    else:
+        squash = np.tanh if c.initial_state == "tanh" else (lambda x: x)
+        h, cell = squash(linear("initial_hidden", mean)), squash(linear("initial_cell", mean))
+    previous = w["embedding.weight"][start] if c.first_input == "start" else np.zeros(c.embedding_dim)
+    log_probs, alphas = [], []
+    for token in token_ids:
+        scores = []
+        for a in annotations:
+            hidden = linear("annotation_projection", a) + linear("hidden_projection", h)
+            hidden = np.tanh(hidden) if c.attention_activation == "tanh" else np.maximum(hidden, 0)
+            scores.append(linear("attention_score", hidden)[0])
+        alpha = softmax(np.array(scores))
+        z = sum(alpha[i] * annotations[i] for i in range(len(annotations)))
+        if c.gate != "none":
+            z = sigmoid(linear("gate", h)) * z
+        x = np.concatenate([previous, z])
+        i, f, g, o = np.split(
+            w["lstm.weight_ih"] @ x + w["lstm.bias_ih"] + w["lstm.weight_hh"] @ h + w["lstm.bias_hh"], 4
+        )
+        cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(cell)
+        features = h
+        if c.output == "deep":
+            features = np.tanh(linear("output_hidden", h) + previous + linear("output_context", z))
+        log_probs.append(np.log(softmax(linear("output", features))))
+        alphas.append(alpha)
+        previous = w["embedding.weight"][token]
+    return np.array(log_probs), np.array(alphas)
+
+
+@pytest.mark.parametrize(
+    ("attention_activation", "initial_state", "gate", "output", "first_input"),
+    list(product(("tanh", "relu"), ("zero", "linear", "tanh"), ("none", "scalar", "vector"), ("plain", "deep"), ("start", "zeros"))),
+)
+def test_every_switch_equals_the_papers_equations_computed_literally(
+    attention_activation, initial_state, gate, output, first_input
+):
+    decoder = make_decoder(
+        attention_activation=attention_activation,
+        initial_state=initial_state,
+        gate=gate,
+        output=output,
+        first_input=first_input,
+    )
+    annotations = torch.randn(2, CELLS, DIM, dtype=torch.float64)
+    token_ids = torch.tensor([[3, 1, 6, 2], [5, 5, 0, 4]])
+    with torch.no_grad():
+        log_probs, alphas = decoder(annotations, token_ids, start=1)
+    for row in range(2):
+        expected, looked = literal_caption(decoder, annotations[row].numpy(), token_ids[row].tolist(), start=1)
+        np.testing.assert_allclose(log_probs[row], expected, atol=1e-12)
+        np.testing.assert_allclose(alphas[row], looked, atol=1e-12)
+
+
+def test_later_words_never_influence_earlier_steps():
+    decoder = make_decoder()
+    annotations = torch.randn(1, CELLS, DIM, dtype=torch.float64)
+    one = decoder(annotations, torch.tensor([[3, 1, 6, 2]]), start=1).log_probs
+    other = decoder(annotations, torch.tensor([[3, 1, 0, 5]]), start=1).log_probs
+    assert torch.equal(one[:, :3], other[:, :3])
+
+
+def test_permuting_the_batch_permutes_the_result():
+    decoder = make_decoder(gate="vector", output="deep")
+    annotations = torch.randn(3, CELLS, DIM, dtype=torch.float64)
+    token_ids = torch.randint(VOCABULARY, (3, 4))
+    order = [2, 0, 1]
+    straight = decoder(annotations, token_ids, start=1)
+    permuted = decoder(annotations[order], token_ids[order], start=1)
+    torch.testing.assert_close(straight.log_probs[order], permuted.log_probs, atol=1e-12, rtol=0)
+
+
+def test_moving_annotation_vectors_to_other_cells_moves_attention_with_them():
+    decoder = make_decoder()
+    annotations = torch.randn(1, CELLS, DIM, dtype=torch.float64)
+    token_ids = torch.randint(VOCABULARY, (1, 4))
+    order = torch.randperm(CELLS)
+    straight = decoder(annotations, token_ids, start=1)
+    moved = decoder(annotations[:, order], token_ids, start=1)
+    torch.testing.assert_close(straight.alphas[:, :, order], moved.alphas, atol=1e-12, rtol=0)
+    torch.testing.assert_close(straight.log_probs, moved.log_probs, atol=1e-12, rtol=0)

@@ -1,0 +1,112 @@
+"""Figures as SVG and maps as tiny pictures."""
+
+import base64
+import io
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reports.figures import measures_by_method, overlay_png, path_shares, scores_by_beam
+from reports.records import MethodInfo, MetricRow
+from reports.stats import Interval
+from reports.store import RunStore
+from reports.summary import Estimate, summarise
+
+
+def method(name: str, label: str) -> MethodInfo:
+    return MethodInfo(name, label, "grid", signed=False, complete=False, source="")
+
+
+def found(value: float) -> Estimate:
+    return Estimate(Interval(value, value - 0.1, value + 0.1, 9), 0.1, 0.9)
+
+
+def draw(label: str = "A method") -> str:
+    svg = measures_by_method(
+        {"m": {"mass": found(0.5)}}, [[method("m", label)]], ["mass"], name="x", title="t"
+    )
+    assert svg is not None
+    return svg
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ET.fromstring(svg.replace("xlink:", "")).iter("text")]
+
+
+def test_equal_input_gives_equal_bytes(finished_run: Path) -> None:
+    summary = summarise(RunStore(finished_run))
+    assert draw() == draw()
+    assert path_shares(summary.paths) == path_shares(summary.paths)
+    assert scores_by_beam(summary.record.metrics) == scores_by_beam(summary.record.metrics)
+
+
+def test_axes_name_measure_range_and_direction() -> None:
+    shown = texts(draw())
+    for text in ("Mass", "0 to 1", "higher is better", "A method", "null: by chance", "value, 95 % interval"):
+        assert text in shown
+
+
+def test_a_figure_holds_no_font_no_date_no_address_and_its_own_ids() -> None:
+    svg = draw()
+    assert not re.search(r"font-family|<metadata|<style|<!--|https?:|20\d\d-\d\d", svg)
+    ids = re.findall(r'\bid="([^"]*)"', svg)
+    assert all(name.startswith("x-") for name in ids)
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]*)', svg)) <= set(ids)
+
+
+@pytest.mark.parametrize(
+    "label", ["</text><script>alert(1)</script>", "$\\frac{", "日本 🐈 \x00\x1b", "a & b --> <!--", ""]
+)
+def test_a_label_is_drawn_as_text_whatever_it_holds(label: str) -> None:
+    assert "<script" not in draw(label)
+    assert label.replace("\x00", "\ufffd").replace("\x1b", "\ufffd") in texts(draw(label)) or not label
+
+
+def test_nothing_to_draw_is_none() -> None:
+    assert scores_by_beam([MetricRow("BLEU-4", 1, None, "0 to 1", True, None, None, 0, "no caption")]) is None
+    assert measures_by_method({}, [[method("m", "A")]], ["mass"], name="x", title="t") is None
+    assert path_shares({}) is None
+
+
+def test_one_image_is_drawn_without_intervals() -> None:
+    alone = Estimate(Interval(0.5, None, None, 1), None, None)
+    shown = texts(
+        measures_by_method({"m": {"mass": alone}}, [[method("m", "A")]], ["mass"], name="x", title="t") or ""
+    )
+    assert "null: by chance" not in shown
+    assert scores_by_beam([MetricRow("BLEU-4", 1, 0.5, "0 to 1", True, None, None, 1, None)])
+
+
+def pixels(cells: list[list[float]]) -> np.ndarray:
+    head, _, data = overlay_png(np.array(cells, np.float16)).partition(",")
+    assert head == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        assert picture.mode == "RGBA"
+        return np.asarray(picture).astype(int)
+
+
+def test_a_map_has_one_pixel_per_cell_and_is_clear_where_it_is_strongest() -> None:
+    shown = pixels([[0.0, 0.1, 0.2], [0.4, 0.8, 0.3]])
+    assert shown.shape == (2, 3, 4)
+    darkness = shown[..., 3].ravel()
+    assert darkness[4] == 0
+    assert list(np.argsort(-darkness)) == [0, 1, 2, 5, 3, 4], "the stronger, the clearer"
+
+
+def test_what_speaks_against_a_word_is_tinted_and_never_clear() -> None:
+    against, silent, speaks = pixels([[-1.0, 0.0, 1.0]])[0]
+    assert against[3] == silent[3] > speaks[3]
+    assert against[2] > against[0] + 40, "bluish"
+
+
+def test_the_scale_of_a_map_does_not_matter() -> None:
+    np.testing.assert_array_equal(pixels([[0.25, 0.5]]), pixels([[0.5, 1.0]]))
+
+
+@pytest.mark.parametrize("cells", [[[0.0, 0.0]], [[np.nan, 1.0]], [[np.inf, -np.inf]]])
+def test_maps_of_zeros_or_worse_are_pictures_too(cells: list[list[float]]) -> None:
+    assert pixels(cells).shape == (1, 2, 4)

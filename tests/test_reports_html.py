@@ -1,0 +1,311 @@
+"""The report: one safe file made from the run directory alone."""
+
+import dataclasses
+import io
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import html5lib
+import numpy as np
+import pytest
+from PIL import Image
+
+from reports.html import SHOWN_WORDS, render_report, write_report
+from reports.maps import map_key
+from reports.records import (
+    LOCALISATION,
+    CaptionRow,
+    Failure,
+    ImageCounts,
+    MetricRow,
+    RunError,
+    from_json,
+    to_json,
+)
+from reports.store import RunStore
+
+ROOT = Path(__file__).parents[1]
+ATTACKS = (
+    "</script><script>alert(1)</script></title><h1></p><img src=x onerror=alert(1)> {{7*7}}",
+    "\"><svg onload=alert(1)>'--></style><b> &lt;b&gt; &amp; ${7*7} {% raw %} $\\frac{1}{",
+    "\u202eright to left\u202c שלום \x00\x01\x1b[31m\x85\ufffe\U0001ffff line\r\nbreak\u2028here \udc80",
+    "a" * 3000,
+)
+
+
+def parse(page: str) -> list:
+    """Every element, once the page is known to be valid HTML."""
+    parser = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
+    return list(parser.parse(page).iter())
+
+
+def edit_run(store: RunStore, **fields: object) -> None:
+    store.write_run(dataclasses.replace(store.read_run(), **fields))
+
+
+@pytest.fixture(scope="module")
+def page(finished_run: Path) -> str:
+    return render_report(RunStore(finished_run))
+
+
+def test_the_page_is_valid_html_with_unique_ids(page: str) -> None:
+    elements = parse(page)
+    ids = Counter(element.get("id") for element in elements if element.get("id"))
+    assert [name for name, count in ids.items() if count > 1] == []
+    targets = [element.get("href") for element in elements if element.tag == "a"]
+    assert targets
+    assert all(target[0] == "#" and target[1:] in ids for target in targets)
+
+
+def test_the_page_asks_no_network_and_runs_no_script(page: str) -> None:
+    elements = parse(page)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {e.tag for e in elements}
+    sources = [
+        e.get(name) for e in elements for name in ("src", "srcset", "data", "action", "poster") if e.get(name)
+    ]
+    links = [value for e in elements for key, value in e.attrib.items() if str(key).endswith("href")]
+    styles = re.findall(r"url\(([^)]*)\)|@import", page)
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert all(link.startswith("#") for link in links)
+    assert all(style.startswith(("data:image/jpeg;base64,", "#")) for style in styles)
+    assert not [key for e in elements for key in e.attrib if str(key).lower().startswith("on")]
+
+
+def test_the_page_forbids_all_but_its_own_style_and_pictures(page: str) -> None:
+    policy = next(e.get("content") for e in parse(page) if e.get("http-equiv") == "Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules == {
+        "default-src": "'none'", "img-src": "data:", "style-src": "'unsafe-inline'", "base-uri": "'none'",
+        "form-action": "'none'",
+    }  # fmt: skip
+
+
+def test_no_template_switches_escaping_off() -> None:
+    templates = list((ROOT / "reports/templates").iterdir())
+    assert templates
+    for path in templates:
+        assert not re.search(r"\|\s*safe|autoescape|Markup|<script", path.read_text()), path.name
+
+
+def test_tables_are_semantic(page: str) -> None:
+    for table in (element for element in parse(page) if element.tag == "table"):
+        heads = list(table.iter("th"))
+        assert heads
+        assert all(head.get("scope") in ("col", "row", "rowgroup") for head in heads)
+        assert table.find("caption") is not None or table.get("class") == "maps"
+    assert all(e.get("alt") is not None for e in parse(page) if e.tag == "img")
+
+
+def test_the_verdict_comes_first_and_provenance_last(page: str) -> None:
+    order = [e.get("id") for e in parse(page) if e.tag == "section"]
+    assert order == ["verdict", "evaluated", "scores", "explanations", "gaze", "extremes", "provenance"]
+
+
+def test_every_explained_image_has_its_strip_with_three_methods_and_every_word(page: str) -> None:
+    strips = [e for e in parse(page) if e.get("class") == "strip"]
+    assert len(strips) == 26
+    for strip in strips:
+        table = next(strip.iter("table"))
+        words = [e for e in table.iter("th") if e.get("scope") == "col"]
+        rows = ["".join(e.itertext()) for e in table.iter("th") if e.get("scope") == "row"]
+        assert rows == ["Attention", "Integrated gradients (grid)", "Saliency (pixels)"]
+        assert len(list(table.iter("img"))) == 3 * len(words) == 21
+
+
+def test_equal_runs_give_equal_reports(finished_run: Path, page: str) -> None:
+    assert render_report(RunStore(finished_run)) == page
+
+
+def test_the_report_lies_in_the_run_or_where_it_is_asked_for(example_run: Path, tmp_path: Path) -> None:
+    before = {p: p.read_bytes() for p in example_run.rglob("*") if p.is_file()}
+    assert write_report(example_run) == example_run / "report.html"
+    assert write_report(example_run, tmp_path / "new/page.html") == tmp_path / "new/page.html"
+    assert (tmp_path / "new/page.html").read_bytes() == (example_run / "report.html").read_bytes()
+    (example_run / "report.html").unlink()
+    assert {p: p.read_bytes() for p in example_run.rglob("*") if p.is_file()} == before
+
+
+def poisoned(value: object, attack: str) -> object:
+    """Decoded JSON with the attack at the end of every text that is not one of a few known words."""
+    if isinstance(value, dict):
+        return {
+            key: item if key in ("status", "kind") else poisoned(item, attack) for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [poisoned(item, attack) for item in value]
+    return value + attack if isinstance(value, str) else value
+
+
+def poison(store: RunStore, attack: str) -> None:
+    """Puts the attack into every text of a run that a stranger chooses."""
+    record = to_json(store.read_run())
+    bad = poisoned(record, attack)
+    for rows in (lambda r: r["metrics"], lambda r: r["explanations"]["methods"]):
+        for row, original in zip(rows(bad), rows(record), strict=True):
+            row["name"] = original["name"]
+    bad["metrics"].append({**bad["metrics"][0], "name": attack, "value": None})
+    bad["config"], bad["warnings"] = {attack: attack}, [attack]
+    store.write_run(from_json(type(store.read_run()), bad, "run.json"))
+    # Neither parquet nor a zip file can hold a lone surrogate, so no id can either.
+    held = attack.encode("utf-8", "replace").decode()
+    captions = [from_json(CaptionRow, poisoned(to_json(row), attack), "row") for row in store.read_captions()]
+    (store.path / "captions.jsonl").unlink()
+    store.append_captions(dataclasses.replace(row, image_id="scene-000" + held) for row in captions)
+    store.append_failures([Failure(attack, attack)])
+    for read, write in (
+        (store.read_scores, store.write_scores),
+        (store.read_attributions, store.write_attributions),
+    ):
+        frame = read()
+        columns = [name for name in ("image_id", "word", "word_class") if name in frame]
+        write(frame.assign(**{name: frame[name] + held for name in columns}))
+    methods = ("attention", "grid_integrated_gradients", "pixel_saliency")
+    maps = store.read_maps(map_key("scene-000", 5, method) for method in methods)
+    store.write_maps({key.replace("scene-000", "scene-000" + held): value for key, value in maps.items()})
+    store.write_thumbs({"scene-000" + held: store.read_thumbs(["scene-000"])["scene-000"]})
+
+
+def count_tags(elements: list) -> Counter[str]:
+    """HTML elements by their number, and the kinds of SVG elements (a longer label moves the axes' ticks)."""
+    tags = Counter(element.tag for element in elements)
+    return Counter({tag: 1 if "svg" in tag else count for tag, count in tags.items()})
+
+
+@pytest.fixture(scope="module")
+def harmless_tags(
+    make_run: Callable[..., RunStore], tmp_path_factory: pytest.TempPathFactory
+) -> Counter[str]:
+    store = make_run(tmp_path_factory.mktemp("harmless") / "run", images=1)
+    poison(store, " and more")
+    return count_tags(parse(render_report(store)))
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=["markup", "quotes", "controls", "length"])
+def test_no_text_of_a_stranger_becomes_markup(
+    make_run: Callable[..., RunStore], tmp_path: Path, harmless_tags: Counter[str], attack: str
+) -> None:
+    store = make_run(tmp_path / "run", images=1)
+    poison(store, attack)
+    elements = parse(render_report(store))
+    assert count_tags(elements) == harmless_tags
+    assert harmless_tags["img"] == 21
+    assert not [key for e in elements for key in e.attrib if str(key).lower().startswith("on")]
+    assert all(e.get("src").startswith("data:image/png;base64,") for e in elements if e.tag == "img")
+    if attack.isprintable() and len(attack) < 400:
+        command = next(e for e in elements if e.tag == "pre")
+        assert "".join(command.itertext()).endswith(attack), "shown as it is"
+
+
+def test_a_caption_of_two_thousand_words_is_shown_in_part(example_run: Path) -> None:
+    store = RunStore(example_run)
+    rows = store.read_captions()
+    words = tuple(f"word{n}" for n in range(2000))
+    long = dataclasses.replace(rows[2], words=words, caption=" ".join(words), word_log_probs=(-0.1,) * 2000)
+    assert long.beam_size == 5
+    (example_run / "captions.jsonl").unlink()
+    store.append_captions([long, *rows[3:]])
+    store.write_maps({map_key(long.image_id, 5, "attention"): np.ones((2000, 14, 14), np.float16)})
+    page = render_report(store)
+    parse(page)
+    assert f"{2000 - SHOWN_WORDS:,}".replace(",", "") + " more words are not shown" in page
+    assert page.count("<img") == SHOWN_WORDS
+    assert len(page) < 2_000_000
+
+
+def test_data_without_ground_truth_is_reported_without_localisation(example_run: Path) -> None:
+    store = RunStore(example_run)
+    record = store.read_run()
+    assert record.explanations is not None
+    edit_run(
+        store, explanations=dataclasses.replace(record.explanations, reason="these photographs have no masks")
+    )
+    frame = store.read_attributions()
+    assert frame is not None
+    names = [f"{name}{mark}" for name in LOCALISATION for mark in ("", "_null", "_ceiling")]
+    store.write_attributions(frame.assign(**dict.fromkeys(names, np.nan), region=None))
+    page = render_report(store)
+    text = "".join(parse(page)[0].itertext())
+    assert "Localisation was not measured: these photographs have no masks." in text
+    assert "These photographs have no masks." in text, "the verdict says so too"
+    assert "hit " not in text
+    assert page.count('class="strip"') == 26
+
+
+def test_a_run_that_explained_nothing_says_how_to(example_run: Path) -> None:
+    store = RunStore(example_run)
+    for name in ("attributions.parquet", "maps.npz", "thumbs/index.json"):
+        (example_run / name).unlink()
+    edit_run(store, explanations=None)
+    page = render_report(store)
+    assert "This run explained no captions; <code>--explain 64</code> does." in page
+    assert "No maps are stored in this run." in page
+    assert "<img" not in page
+    parse(page)
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_a_run_of_hardly_any_images_has_a_report(
+    make_run: Callable[..., RunStore], tmp_path: Path, images: int
+) -> None:
+    store = make_run(tmp_path / "run", images=1)
+    if images == 0:
+        for path in (p for p in store.path.rglob("*") if p.is_file() and p.name != "run.json"):
+            path.unlink()
+        edit_run(store, metrics=(), images=ImageCounts(1, 0, 1))
+    page = render_report(store)
+    parse(page)
+    assert ("one image: no interval" in page) == (images == 1)
+    assert ("No image was captioned" in page) == (images == 0)
+    assert "nan" not in re.sub(r"base64,[^\")]*", "", page).lower()
+
+
+def test_a_measure_that_could_not_be_computed_says_why(example_run: Path) -> None:
+    store = RunStore(example_run)
+    row = MetricRow("SPICE", 5, None, "0 to 1", True, None, None, 0, "there is no Java")
+    edit_run(store, metrics=(*store.read_run().metrics, row))
+    page = render_report(store)
+    assert "SPICE was not computed: there is no Java." in page
+    assert "not computed" in page
+
+
+def test_many_failures_are_listed_up_to_a_bound(example_run: Path) -> None:
+    store = RunStore(example_run)
+    store.append_failures(Failure(f"image-{n}", "it is truncated") for n in range(5000))
+    page = render_report(store)
+    assert "5000 images failed" in page
+    assert page.count("it is truncated") == 200
+
+
+def test_the_report_of_64_explained_images_stays_small(
+    make_run: Callable[..., RunStore], tmp_path: Path
+) -> None:
+    store = make_run(tmp_path / "run", images=64)
+    noise = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    Image.fromarray(noise.integers(0, 256, (224, 224, 3), dtype=np.uint8)).save(buffer, "JPEG", quality=88)
+    store.write_thumbs({f"scene-{n:03d}": buffer.getvalue() for n in range(64)})
+    page = render_report(store)
+    assert page.count('class="strip"') == 48
+    assert len(page) < 6_000_000
+
+
+def test_a_directory_that_is_no_run_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"holds no run\.json"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reports_import_no_torch() -> None:
+    def imported(module: str) -> bool:
+        probe = f"import sys, {module}; print('torch' in sys.modules)"
+        run = subprocess.run(
+            [sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return run.stdout.strip() == "True"
+
+    assert not imported("reports.html")
+    assert imported("torch"), "the probe can tell"
