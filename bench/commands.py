@@ -11,13 +11,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.config import EvalConfig
-from bench.errors import ConfigError, DataError
+from bench.errors import ConfigError, DataError, ScoringError
 from bench.progress import say
 from models.errors import CheckpointError, PictureError
 from reports.records import RunError
 
-MISTAKES = (CheckpointError, PictureError, DataError, ConfigError, RunError)
+MISTAKES = (CheckpointError, PictureError, DataError, ConfigError, ScoringError, RunError)
 """What users can get wrong: shown as one sentence, exit code 2."""
+CAPTION_FIELDS = (
+    "image_id",
+    "beam_size",
+    "caption",
+    "words",
+    "token_ids",
+    "log_prob_nats",
+    "word_log_probs",
+    "finished",
+)
+"""What `gazebench caption --json` prints of each picture."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,6 +49,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         _check_imports()
         commands[options.command](options)
+    except BrokenPipeError:  # `gazebench … | head`: nobody listens any more, not at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (*MISTAKES, OSError) as error:
         if options.debug:
             traceback.print_exc()
@@ -51,7 +65,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _sentence(error: Exception) -> str:
     """One printable line; what the message quotes may come from a file of a stranger."""
-    text = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+    text = (
+        f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+    )
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
@@ -100,7 +116,9 @@ def _train(options: argparse.Namespace) -> None:
 
     if options.preset not in PRESETS:
         raise ConfigError(f"there is no preset {options.preset!r}; known presets: {', '.join(PRESETS)}")
-    changes = {name: getattr(options, name) for name in ("seed", "epochs") if getattr(options, name) is not None}
+    changes = {
+        name: getattr(options, name) for name in ("seed", "epochs") if getattr(options, name) is not None
+    }
     if changes.get("epochs", 1) < 1:
         raise ConfigError(f"--epochs is {changes['epochs']}; expected at least 1")
     config = dataclasses.replace(PRESETS[options.preset], **changes)
@@ -110,7 +128,11 @@ def _train(options: argparse.Namespace) -> None:
     out = options.out or Path("runs") / f"{options.preset}.safetensors"
     captioner = train(config, load_data(source, images=options.images), out, preset=options.preset)
     result = {"checkpoint": str(out), "vocabulary_size": len(captioner.vocabulary)}
-    print(json.dumps(result) if options.json else f"wrote {out}\nevaluate it: gazebench eval {shlex.quote(str(out))}")
+    print(
+        json.dumps(result)
+        if options.json
+        else f"wrote {out}\nevaluate it: gazebench eval {shlex.quote(str(out))}"
+    )
 
 
 def _caption(options: argparse.Namespace) -> None:
@@ -120,6 +142,7 @@ def _caption(options: argparse.Namespace) -> None:
     from bench.stages.decode import caption_row
     from models.beam import beam_search
     from models.formats import load_captioner
+    from reports.wording import printable
 
     if not 1 <= options.beam_size <= 100:
         raise ConfigError(f"--beam-size is {options.beam_size}; expected 1 to 100")
@@ -131,17 +154,9 @@ def _caption(options: argparse.Namespace) -> None:
             annotations = captioner.encode(captioner.preprocessing(image.picture()).unsqueeze(0))
         (hypothesis,) = beam_search(captioner, annotations, options.beam_size)
         row = caption_row(captioner, image, options.beam_size, hypothesis)
-        results.append(
-            {
-                name: getattr(row, name)
-                for name in (
-                    "image_id", "beam_size", "caption", "words", "token_ids", "log_prob_nats", "word_log_probs",
-                    "finished",
-                )
-            }
-        )  # fmt: skip
+        results.append({name: getattr(row, name) for name in CAPTION_FIELDS})
         if not options.json:
-            print(f"{path.name}: {row.caption}")
+            print(printable(f"{path.name}: {row.caption}"))
     if options.json:
         print(json.dumps(results))
 
@@ -151,8 +166,3 @@ def _report(options: argparse.Namespace) -> None:
 
     path = write_report(options.run, options.out)
     print(json.dumps({"report": str(path)}) if options.json else f"wrote {path}")
-
-
-def silence_broken_pipe() -> None:
-    """Lets `gazebench … | head` end quietly: what can't be written any more is not written at exit either."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -48,15 +48,23 @@ class EvalConfig:
         if not self.beam_sizes or min(self.beam_sizes) < 1 or max(self.beam_sizes) > 100:
             raise ConfigError(f"--beam-size is {list(self.beam_sizes)}; expected sizes from 1 to 100")
         if len(set(self.beam_sizes)) != len(self.beam_sizes):
-            raise ConfigError(f"--beam-size is {list(self.beam_sizes)}; each size is evaluated once, so name it once")
+            raise ConfigError(
+                f"--beam-size is {list(self.beam_sizes)}; each size is evaluated once, so name it once"
+            )
 
     def as_json(self) -> dict[str, object]:
         """The options that decide the numbers, as JSON values."""
         values = asdict(self)
         del values["out"], values["fresh"]
-        values["checkpoint"] = self.checkpoint.name  # its contents are known by their hash, its folder is private
+        values["checkpoint"] = (
+            self.checkpoint.name
+        )  # its contents are known by their hash, its folder is private
         return {
-            name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            name: str(value)
+            if isinstance(value, Path)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
             for name, value in values.items()
         }
 

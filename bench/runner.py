@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from bench.config import EvalConfig, digest
-from bench.data.load import load_data
 from bench.data.base import CaptionData, CaptionedImage, data_sha256
+from bench.data.load import load_data
 from bench.errors import ConfigError
 from bench.progress import say
 from bench.provenance import collect_provenance
@@ -30,17 +30,14 @@ from reports.store import RunStore
 def evaluate(config: EvalConfig, *, command: str) -> RunStore:
     """Decodes, scores, explains and reports.
 
+    What can't be used ends in a `CheckpointError`, `DataError` or `ConfigError`, and leaves no run directory behind.
+
     Args:
         config: what to evaluate.
         command: the command line that asked for it, for the record.
 
     Returns:
         The run directory, finished.
-
-    Raises:
-        CheckpointError: if the model can't be used.
-        DataError: if the data set can't be used, or not one picture can be read.
-        ConfigError: if the device is not there, or the run directory holds something else.
     """
     device = _device(config.device)
     captioner, training = load_captioner(config.checkpoint)
@@ -50,14 +47,21 @@ def evaluate(config: EvalConfig, *, command: str) -> RunStore:
     record = _new_record(config, command, captioner, training, data, images)
     store = RunStore(config.out or Path("runs") / record.name)
     _prepare(store, record, fresh=config.fresh)
-    try:
-        record = _run_stages(config, captioner, data, images, store, record)
-    except BaseException as error:
-        if store.path.exists():  # nothing is written before the first caption
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            store.write_run(dataclasses.replace(record, status=status))
-        raise
+    with _leaving_a_mark(store, record):
+        _run_stages(config, captioner, data, images, store, record)
     return store
+
+
+@contextmanager
+def _leaving_a_mark(store: RunStore, record: RunRecord) -> Iterator[None]:
+    """Makes a run that does not come to its end say so. Nothing is written before the first caption."""
+    try:
+        yield
+    except BaseException as error:
+        if store.path.exists():
+            interrupted = isinstance(error, KeyboardInterrupt)
+            store.write_run(dataclasses.replace(record, status="interrupted" if interrupted else "failed"))
+        raise
 
 
 def _run_stages(
@@ -67,7 +71,7 @@ def _run_stages(
     images: Sequence[CaptionedImage],
     store: RunStore,
     record: RunRecord,
-) -> RunRecord:
+) -> None:
     stages: list[StageRow] = []
     done = {(row.image_id, row.beam_size) for row in store.read_captions()}
     with Scorer({image.image_id: image.references for image in images}) as scorer:
@@ -84,7 +88,9 @@ def _run_stages(
         captions = store.read_captions()
         failed = {row.image_id for row in captions if row.error is not None}
         record = dataclasses.replace(
-            record, images=ImageCounts(len(images), len(images) - len(failed), len(failed)), stages=tuple(stages)
+            record,
+            images=ImageCounts(len(images), len(images) - len(failed), len(failed)),
+            stages=tuple(stages),
         )
         store.write_run(record)
         with _timed(stages, "score", len(captions), "captions"):
@@ -116,7 +122,6 @@ def _run_stages(
     store.write_run(record)
     with _timed(stages, "report", 1, "pages"):
         write_report(store.path)
-    return record
 
 
 @contextmanager
@@ -132,16 +137,14 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name} can't be used on this machine: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"--device {name} can't be used on this machine: {str(error).splitlines()[0]}"
+        ) from error
     return device
 
 
 def _prepare(store: RunStore, record: RunRecord, *, fresh: bool) -> None:
-    """Makes sure the run directory is empty, or holds this very run.
-
-    Raises:
-        ConfigError: if it holds anything else.
-    """
+    """Makes sure the run directory is empty, or holds this very run."""
     path = store.path
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
@@ -152,7 +155,8 @@ def _prepare(store: RunStore, record: RunRecord, *, fresh: bool) -> None:
         return
     if (path / "run.json").is_file() and _identity(store.read_run()) != _identity(record):
         raise ConfigError(
-            f"{path} holds a run of another checkpoint, data set or options; give another --out, or --fresh to replace it"
+            f"{path} holds a run of another checkpoint, data set or options; "
+            "give another --out, or --fresh to replace it"
         )
 
 

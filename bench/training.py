@@ -111,10 +111,7 @@ def train(config: TrainingConfig, data: CaptionData, out: Path, *, preset: str) 
         preset: the recipe's name, stored in the checkpoint.
 
     Returns:
-        The trained captioner, in eval mode.
-
-    Raises:
-        DataError: if a split is empty or no caption has a word.
+        The trained captioner, in eval mode. A split that is empty, or holds nothing readable, is a `DataError`.
     """
     torch.manual_seed(config.seed)
     draw = torch.Generator().manual_seed(config.seed)
@@ -142,9 +139,8 @@ def train(config: TrainingConfig, data: CaptionData, out: Path, *, preset: str) 
         captioner.train()
         order = torch.randperm(len(examples.captions), generator=draw)
         total = 0.0
-        for batch in track(
-            order.split(config.batch_size), total=steps, label=f"epoch {epoch} of {config.epochs}", unit="batches"
-        ):
+        batches = _batches(order, config.batch_size)
+        for batch in track(batches, total=steps, label=f"epoch {epoch} of {config.epochs}", unit="batches"):
             loss = _loss(captioner, examples, batch, config, draw)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -172,6 +168,7 @@ def build_captioner(config: TrainingConfig, vocabulary: Vocabulary) -> Captioner
     encoder = EncoderConfig(config.encoder, config.grid)
     with torch.device("meta"):  # only to learn how long its annotation vectors are
         annotation_dim = build_encoder(encoder).annotation_dim
+    assert isinstance(annotation_dim, int)
     decoder = DecoderConfig(vocabulary_size=len(vocabulary), annotation_dim=annotation_dim, **config.decoder)
     return Captioner(
         encoder, decoder, vocabulary, config.preprocessing, encoder_weights=config.encoder_weights
@@ -179,7 +176,9 @@ def build_captioner(config: TrainingConfig, vocabulary: Vocabulary) -> Captioner
 
 
 def _plain(config: TrainingConfig) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in fields(config)} | {"preprocessing": asdict(config.preprocessing)}
+    return {f.name: getattr(config, f.name) for f in fields(config)} | {
+        "preprocessing": asdict(config.preprocessing)
+    }
 
 
 def _read(
@@ -187,7 +186,11 @@ def _read(
 ) -> _Examples:
     pixels, captions, references = [], [], []
     for image in track(images, total=len(images), label=label, unit="images"):
-        said = [[*vocabulary.encode(words), vocabulary.end] for words in map(split_words, image.references) if words]
+        said = [
+            [*vocabulary.encode(words), vocabulary.end]
+            for words in map(split_words, image.references)
+            if words
+        ]
         if not said:
             continue
         try:
@@ -195,12 +198,20 @@ def _read(
         except PictureError as error:
             say(f"left out: {error}")
             continue
-        pixels.append(torch.frombuffer(bytearray(view.tobytes()), dtype=torch.uint8).view(view.height, view.width, 3))
+        pixels.append(
+            torch.frombuffer(bytearray(view.tobytes()), dtype=torch.uint8).view(view.height, view.width, 3)
+        )
         captions.append(_pad([torch.tensor(ids) for ids in said], vocabulary.pad))
         references.append(image.references)
     if not pixels:
-        raise DataError("no picture with a caption could be read, so there is nothing to train on; check the data set")
+        raise DataError(
+            "no picture with a caption could be read, so there is nothing to train on; check the data set"
+        )
     return _Examples(torch.stack(pixels), tuple(captions), tuple(references))
+
+
+def _batches(order: Int[Tensor, " image"], size: int) -> list[Int[Tensor, " batch"]]:
+    return [order[i : i + size] for i in range(0, len(order), size)]
 
 
 def _pad(rows: Sequence[Int[Tensor, " step"]], pad: int) -> Int[Tensor, "row step"]:
@@ -244,7 +255,7 @@ def _caption_loss(
     log_probs, alphas = captioner.decoder(annotations, token_ids, captioner.vocabulary.start)
     said = token_ids != captioner.vocabulary.pad
     chosen = log_probs.gather(2, token_ids.unsqueeze(2)).squeeze(2)
-    loss = -(chosen * said).sum() / said.sum()
+    loss: Tensor = -(chosen * said).sum() / said.sum()
     if doubly_stochastic:
         attended = (alphas * said.unsqueeze(2)).sum(dim=1)  # (row, T, L) -> (row, L)
         loss = loss + doubly_stochastic * ((1.0 - attended) ** 2).mean()
@@ -267,13 +278,15 @@ def _validate(captioner: Captioner, examples: _Examples, config: TrainingConfig)
     """Mean loss per word over all captions, and the share of greedy captions that equal a reference."""
     loss = words = 0.0
     exact = 0
-    for batch in torch.arange(len(examples.captions)).split(config.batch_size):
+    for batch in _batches(torch.arange(len(examples.captions)), config.batch_size):
         annotations = captioner.encode(_input(examples.images[batch], config.preprocessing))
         indices = batch.tolist()
         token_ids = _pad([row for i in indices for row in examples.captions[i]], captioner.vocabulary.pad)
         counts = torch.tensor([len(examples.captions[i]) for i in indices])
         said = int((token_ids != captioner.vocabulary.pad).sum())
-        loss += said * float(_caption_loss(captioner, annotations.repeat_interleave(counts, dim=0), token_ids, 0.0))
+        loss += said * float(
+            _caption_loss(captioner, annotations.repeat_interleave(counts, dim=0), token_ids, 0.0)
+        )
         words += said
         for index, hypothesis in zip(indices, beam_search(captioner, annotations, 1), strict=True):
             spoken = captioner.vocabulary.decode(hypothesis.token_ids)

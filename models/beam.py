@@ -117,7 +117,9 @@ def _extend(
     vocabulary_size = step_scores.shape[1]
     totals = beams.scores.unsqueeze(2) + step_scores.view(images, old_width, vocabulary_size)
     width = min(beam_size, old_width * vocabulary_size)
-    scores, flat = totals.view(images, -1).topk(width, dim=1)  # rank all continuations of all beams of an image
+    scores, flat = totals.view(images, -1).topk(
+        width, dim=1
+    )  # rank all continuations of all beams of an image
     ranks = torch.arange(width, device=flat.device)
     scores = scores.masked_fill(ranks >= beams.places.unsqueeze(1), -torch.inf)
     offsets = torch.arange(images, device=flat.device).unsqueeze(1) * old_width

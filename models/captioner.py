@@ -50,11 +50,12 @@ class Captioner(nn.Module):
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch cells dim"]:
         """Annotation vectors of preprocessed images, one per grid cell, row by row."""
-        return self.encoder(images).flatten(2).transpose(1, 2)  # (B, D, H_g, W_g) -> (B, L, D)
+        features: Tensor = self.encoder(images)
+        return features.flatten(2).transpose(1, 2)  # (B, D, H_g, W_g) -> (B, L, D)
 
     def word_log_probs(
         self, annotations: Float[Tensor, "batch cells dim"], token_ids: Int[Tensor, "batch step"]
     ) -> Float[Tensor, "batch step"]:
         """Log-probability, in nats, of each word of given captions, earlier words being given."""
-        log_probs = self.decoder(annotations, token_ids, self.vocabulary.start).log_probs
+        log_probs: Tensor = self.decoder(annotations, token_ids, self.vocabulary.start).log_probs
         return log_probs.gather(2, token_ids.unsqueeze(2)).squeeze(2)  # (B, T, V) -> (B, T)

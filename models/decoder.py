@@ -107,11 +107,11 @@ class AttentionDecoder(nn.Module):
             return State(zeros, zeros)
         mean = annotations.mean(dim=1)  # (B, L, D) -> (B, D)
         hidden, cell = self.initial_hidden(mean), self.initial_cell(mean)
-        return State(hidden.tanh(), cell.tanh()) if self.config.initial_state == "tanh" else State(hidden, cell)
+        return (
+            State(hidden.tanh(), cell.tanh()) if self.config.initial_state == "tanh" else State(hidden, cell)
+        )
 
-    def step(
-        self, word_ids: Int[Tensor, " batch"] | None, state: State, memory: Memory
-    ) -> Step:
+    def step(self, word_ids: Int[Tensor, " batch"] | None, state: State, memory: Memory) -> Step:
         """Reads one word and scores the next.
 
         Args:
@@ -124,15 +124,15 @@ class AttentionDecoder(nn.Module):
             the context, eq. 1-3 for the LSTM, eq. 7 for the word).
         """
         c = self.config
-        rows = state.hidden.shape[0]
+        embedded = state.hidden.new_zeros(len(state.hidden), c.embedding_dim)
         if word_ids is not None:
             embedded = self.embedding(word_ids)
-        else:
-            embedded = state.hidden.new_zeros(rows, c.embedding_dim)
         activation = torch.tanh if c.attention_activation == "tanh" else torch.relu
         mixed = activation(memory.projected + self.hidden_projection(state.hidden).unsqueeze(1))
         alpha = torch.softmax(self.attention_score(mixed).squeeze(2), dim=1)  # (B, L, A) -> (B, L)
-        context = torch.bmm(alpha.unsqueeze(1), memory.annotations).squeeze(1)  # (B, 1, L) x (B, L, D) -> (B, D)
+        context = torch.bmm(alpha.unsqueeze(1), memory.annotations).squeeze(
+            1
+        )  # (B, 1, L) x (B, L, D) -> (B, D)
         if c.gate != "none":
             context = torch.sigmoid(self.gate(state.hidden)) * context
         hidden, cell = self.lstm(torch.cat([embedded, context], dim=1), (state.hidden, state.cell))

@@ -33,6 +33,7 @@ class SceneEncoder(nn.Module):
     CHANNELS = 64
     FREQUENCIES = 4
     annotation_dim = CHANNELS + 4 * FREQUENCIES
+    positions: Tensor
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -49,11 +50,10 @@ class SceneEncoder(nn.Module):
             nn.ReLU(),
         )
         self.register_buffer("positions", fourier_positions(config.grid, self.FREQUENCIES), persistent=False)
-        self.pool = nn.AdaptiveAvgPool2d(config.grid)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows cols"]:
         """Annotation vectors on the grid."""
-        features = self.pool(self.layers(images))
+        features = _on_grid(self.layers(images), self.positions.shape[2])
         return torch.cat([features, self.positions.expand(features.shape[0], -1, -1, -1)], dim=1)
 
 
@@ -62,7 +62,10 @@ def fourier_positions(grid: int, frequencies: int) -> Float[Tensor, "1 dim rows 
     centres = (torch.arange(grid, dtype=torch.float32) + 0.5) / grid
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     waves = [
-        wave(math.pi * 2**k * axis) for axis in (y, x) for k in range(frequencies) for wave in (torch.sin, torch.cos)
+        wave(math.pi * 2**k * axis)
+        for axis in (y, x)
+        for k in range(frequencies)
+        for wave in (torch.sin, torch.cos)
     ]
     return torch.stack(waves).unsqueeze(0)
 
@@ -77,12 +80,19 @@ class TrunkEncoder(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.annotation_dim = annotation_dim
-        self.pool = nn.AdaptiveAvgPool2d(config.grid)
+        self.grid = config.grid
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows cols"]:
         """Annotation vectors on the grid."""
-        features: Tensor = self.pool(self.trunk(images))
+        return _on_grid(self.trunk(images), self.grid)
+
+
+def _on_grid(
+    features: Float[Tensor, "batch dim height width"], grid: int
+) -> Float[Tensor, "batch dim rows cols"]:
+    if features.shape[2:] == (grid, grid):
         return features
+    return nn.functional.adaptive_avg_pool2d(features, grid)
 
 
 def _torchvision_model(name: str, weights: str | None) -> nn.Module:

@@ -22,29 +22,28 @@ class Vocabulary:
 
     Special tokens are known by their role, whatever text a checkpoint gives them.
 
-    Args:
-        words: the word of token id 0, 1, …; all different.
-        pad: token id that fills up short captions in a batch.
-        start: token id read at the first step.
-        end: token id that closes a caption.
-        unk: token id of every word that is not in the list; None if the model has none.
-
-    Raises:
-        CheckpointError: if words repeat, or a special token's id lies outside the list.
+    Repeated words, and special tokens outside the list, are a `CheckpointError`.
     """
 
     words: tuple[str, ...]
+    """The word of token id 0, 1, …; all different."""
     pad: int
+    """Token id that fills up short captions in a batch."""
     start: int
+    """Token id read at the first step."""
     end: int
+    """Token id that closes a caption."""
     unk: int | None = None
+    """Token id of every word that is not in the list; None if the model has none."""
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         ids = {word: token_id for token_id, word in enumerate(self.words)}
         if len(ids) != len(self.words):
             word, count = Counter(self.words).most_common(1)[0]
-            raise CheckpointError(f"the vocabulary lists the word {word!r} {count} times; each word needs one id")
+            raise CheckpointError(
+                f"the vocabulary lists the word {word!r} {count} times; each word needs one id"
+            )
         for role in ("pad", "start", "end", "unk"):
             token_id = getattr(self, role)
             if token_id is not None and not 0 <= token_id < len(self.words):
@@ -78,10 +77,7 @@ class Vocabulary:
             words: any words.
 
         Returns:
-            One id per word; unknown words get the id of `<unk>`.
-
-        Raises:
-            KeyError: if a word is unknown and the vocabulary has no `<unk>`.
+            One id per word; unknown words get the id of `<unk>`, and are a `KeyError` where there is none.
         """
         return [self._ids[word] if self.unk is None else self._ids.get(word, self.unk) for word in words]
 

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reports.legend import MEASURES
+from reports.legend import CAPTIONS, MEASURES
 from reports.records import PATHS, MethodInfo, MetricRow
 from reports.summary import Estimate, Table
 from reports.wording import printable
@@ -65,7 +65,12 @@ def scores_by_beam(metrics: Iterable[MetricRow]) -> str | None:
                     ax.plot([beam, beam], [row.ci_low, row.ci_high], color=_MAIN, linewidth=2, alpha=0.45)
             values = [row.value for row in rows]
             sns.scatterplot(x=beams, y=values, ax=ax, color=_MAIN, s=60, linewidth=0, zorder=3)
-            ax.set(title=name, xlabel="beam size", ylabel=f"{rows[0].unit}, higher is better", xmargin=0.25)
+            unit = CAPTIONS[name].range
+            ax.set(title=name, xlabel="beam size", ylabel=f"{unit}, higher is better", xmargin=0.25)
+            # At least a twentieth of the scale, or rounding errors would look like findings.
+            low, high = ax.get_ylim()
+            spare = max(0.0, 0.05 * float(unit.split()[-1]) - (high - low)) / 2
+            ax.set_ylim(low - spare, high + spare)
             ax.xaxis.grid(visible=False)
         return _svg(figure, "scores", "Caption scores by beam size with 95 % intervals")
 
@@ -144,7 +149,7 @@ def path_shares(paths: Table) -> str | None:
     if not rows:
         return None
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(8.4, 1.2 + 0.42 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(10.8, 1.2 + 0.42 * len(rows)), layout="constrained")
         ax = figure.subplots()
         left = np.zeros(len(rows))
         for path, (label, colour, ink) in zip(PATHS, _PATH_LOOKS, strict=True):
@@ -188,9 +193,8 @@ def _svg(figure: Figure, name: str, title: str) -> str:
 def overlay_png(cells: Float[np.ndarray, "rows columns"]) -> str:
     """A map as a PNG with one pixel per cell, to be laid over its picture by the browser.
 
-    Evidence lights the picture up: it stays clear where the map is strongest, so that the colours of the
-    thing looked at can be seen, and is dimmed towards 0 through inferno's dark end. Cells below 0, which
-    speak against the word, are tinted teal.
+    Cells glow from clear through magenta and orange to yellow; those below 0, which speak against the word, are
+    teal. The more a cell says, the less of the picture shows through it.
 
     Args:
         cells: any scale; what is not finite counts as 0.
@@ -201,8 +205,9 @@ def overlay_png(cells: Float[np.ndarray, "rows columns"]) -> str:
     values = np.nan_to_num(cells.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     strength = np.abs(values) / (np.abs(values).max() or 1.0)
     warm, cool = (sns.color_palette(palette, as_cmap=True) for palette in ("inferno", "mako"))
-    rgba = np.where((values >= 0)[..., None], warm(0.1 + 0.75 * strength), cool(0.12 + 0.5 * strength))
-    rgba[..., 3] = np.where(values >= 0, 0.68 * (1 - strength), 0.68)
+    rgba = np.where((values >= 0)[..., None], warm(0.45 + 0.4 * strength), cool(0.5 + 0 * strength))
+    # Below 1, so that what is half as strong is still seen beside a single bright cell.
+    rgba[..., 3] = 0.9 * strength**0.75
     png = io.BytesIO()
     Image.fromarray((rgba * 255).round().astype(np.uint8)).save(png, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"

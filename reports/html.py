@@ -108,7 +108,10 @@ def render_report(store: RunStore) -> str:
             AGREEMENT=AGREEMENT,
             PATHS=dict(zip(PATHS, ("This step’s attention", "Earlier steps", "Initial state"), strict=True)),
             **{name: getattr(legend, name) for name in ("arrow", "CAPTIONS", "MEASURES")},
-            **{name: getattr(wording, name) for name in ("number", "percent", "measured", "span", "clip")},
+            **{
+                name: getattr(wording, name)
+                for name in ("number", "percent", "measured", "span", "row_span", "clip")
+            },
         )
     )
 

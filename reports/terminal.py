@@ -7,7 +7,7 @@ from reports.records import MetricRow
 from reports.store import RunStore
 from reports.summary import Summary, summarise
 from reports.verdict import caveats, verdict
-from reports.wording import measured, printable
+from reports.wording import measured, printable, row_span
 
 
 def print_run(store: RunStore) -> None:
@@ -42,5 +42,5 @@ def as_text(summary: Summary) -> str:
 def _cell(row: MetricRow | None) -> str:
     if row is None or row.value is None:
         return "not computed"
-    ends = [measured(end, row.unit) for end in (row.ci_low, row.ci_high) if end is not None]
-    return measured(row.value, row.unit) + (f" ({' to '.join(ends)})" if len(ends) == 2 else "")
+    ends = row_span(row)
+    return measured(row.value, row.unit) + (f" ({ends})" if ends else "")

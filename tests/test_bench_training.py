@@ -13,7 +13,9 @@ from models.vocabulary import Vocabulary, split_words
 
 
 def few_scenes(train_images=48, val_images=8):
-    images = [make_scene("train", i) for i in range(train_images)] + [make_scene("val", i) for i in range(val_images)]
+    images = [make_scene("train", i) for i in range(train_images)] + [
+        make_scene("val", i) for i in range(val_images)
+    ]
     return CaptionData("few scenes", tuple(images), split_origin="given", ground_truth=SceneTruth())
 
 
@@ -62,7 +64,9 @@ def test_no_padding_in_the_loss():
         loss = _caption_loss(captioner, annotations, padded, 0.0)
         literal = 0.0
         for row, words in enumerate((short, long)):
-            log_probs = captioner.decoder(annotations[row : row + 1], torch.tensor([words]), vocabulary.start).log_probs
+            log_probs = captioner.decoder(
+                annotations[row : row + 1], torch.tensor([words]), vocabulary.start
+            ).log_probs
             literal -= sum(float(log_probs[0, t, word]) for t, word in enumerate(words))
     assert float(loss) == pytest.approx(literal / 6, rel=1e-5)
 
@@ -80,7 +84,9 @@ def test_the_doubly_stochastic_term_is_the_mean_square_of_one_minus_the_attentio
 
 def test_photographs_are_encoded_once_for_all_their_captions(tmp_path):
     config = dataclasses.replace(PRESETS["photos-small"], epochs=1, batch_size=8, min_count=1)
-    config = dataclasses.replace(config, preprocessing=dataclasses.replace(config.preprocessing, size=64), grid=2)
+    config = dataclasses.replace(
+        config, preprocessing=dataclasses.replace(config.preprocessing, size=64), grid=2
+    )
     shapes = []
     images = [make_scene("train", i) for i in range(4)]
     vocabulary = Vocabulary.from_captions(split_words(r) for image in images for r in image.references)
@@ -101,7 +107,9 @@ def test_unreadable_pictures_are_left_out_and_said(tmp_path, capsys):
 
 
 def test_nothing_to_train_on_is_an_error(tmp_path):
-    broken = [CaptionedImage(f"{split}.jpg", ("a",), split, tmp_path / "none.jpg") for split in ("train", "val")]
+    broken = [
+        CaptionedImage(f"{split}.jpg", ("a",), split, tmp_path / "none.jpg") for split in ("train", "val")
+    ]
     with pytest.raises(DataError, match="nothing to train on"):
         train(tiny(), CaptionData("d", tuple(broken), "given"), tmp_path / "m.safetensors", preset="scenes")
     assert not (tmp_path / "m.safetensors").exists()

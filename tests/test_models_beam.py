@@ -104,7 +104,11 @@ def test_captions_do_not_depend_on_the_batch_size(beam_size):
     annotations = make_annotations(captioner, 20)
     together = beam_search(captioner, annotations, beam_size, max_steps=15)
     for size in (1, 7):
-        parts = [h for part in annotations.split(size) for h in beam_search(captioner, part, beam_size, max_steps=15)]
+        parts = [
+            h
+            for part in annotations.split(size)
+            for h in beam_search(captioner, part, beam_size, max_steps=15)
+        ]
         assert [h.token_ids for h in parts] == [h.token_ids for h in together]
 
 

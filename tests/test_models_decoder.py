@@ -71,7 +71,15 @@ def literal_caption(decoder, annotations, token_ids, start):
 
 @pytest.mark.parametrize(
     ("attention_activation", "initial_state", "gate", "output", "first_input"),
-    list(product(("tanh", "relu"), ("zero", "linear", "tanh"), ("none", "scalar", "vector"), ("plain", "deep"), ("start", "zeros"))),
+    list(
+        product(
+            ("tanh", "relu"),
+            ("zero", "linear", "tanh"),
+            ("none", "scalar", "vector"),
+            ("plain", "deep"),
+            ("start", "zeros"),
+        )
+    ),
 )
 def test_every_switch_equals_the_papers_equations_computed_literally(
     attention_activation, initial_state, gate, output, first_input
@@ -88,7 +96,9 @@ def test_every_switch_equals_the_papers_equations_computed_literally(
     with torch.no_grad():
         log_probs, alphas = decoder(annotations, token_ids, start=1)
     for row in range(2):
-        expected, looked = literal_caption(decoder, annotations[row].numpy(), token_ids[row].tolist(), start=1)
+        expected, looked = literal_caption(
+            decoder, annotations[row].numpy(), token_ids[row].tolist(), start=1
+        )
         np.testing.assert_allclose(log_probs[row], expected, atol=1e-12)
         np.testing.assert_allclose(alphas[row], looked, atol=1e-12)
 

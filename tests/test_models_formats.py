@@ -20,7 +20,9 @@ from models.vocabulary import Vocabulary
 def make_captioner():
     torch.manual_seed(0)
     vocabulary = Vocabulary.from_captions([["a", "red", "</script>", "ü"]])
-    decoder = DecoderConfig(len(vocabulary), 80, embedding_dim=4, hidden_dim=5, attention_dim=3, gate="vector")
+    decoder = DecoderConfig(
+        len(vocabulary), 80, embedding_dim=4, hidden_dim=5, attention_dim=3, gate="vector"
+    )
     return Captioner(EncoderConfig("scenes", 5), decoder, vocabulary, Preprocessing(size=40)).eval()
 
 
@@ -34,7 +36,11 @@ def checkpoint(tmp_path):
 def rewritten(path, change):
     """The checkpoint with its description changed."""
     tensors = load_file(path)
-    about = json.loads(json.loads(path.read_bytes()[8 : 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]])["__metadata__"]["gazebench"])
+    about = json.loads(
+        json.loads(path.read_bytes()[8 : 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]])["__metadata__"][
+            "gazebench"
+        ]
+    )
     change(about)
     save_file(tensors, path, metadata={"gazebench": json.dumps(about)})
     return path
@@ -115,7 +121,10 @@ def test_safetensors_without_a_description_are_refused(tmp_path):
         (lambda a: a["encoder"].update(grid=10**6), "grid can't be 1000000"),
         (lambda a: a["encoder"].update(name="os.system"), "there is no encoder 'os.system'"),
         (lambda a: a["preprocessing"].update(mean=[0.1]), "mean can't be"),
-        (lambda a: a["vocabulary"]["words"].append("extra"), "the vocabulary has 9 words but the output layer 8 rows"),
+        (
+            lambda a: a["vocabulary"]["words"].append("extra"),
+            "the vocabulary has 9 words but the output layer 8 rows",
+        ),
         (lambda a: a["vocabulary"].update(end=99), "its end token has id 99"),
         (lambda a: a["vocabulary"].update(words="abc"), "not a list of words"),
         (lambda a: a.pop("encoder"), "the EncoderConfig part is missing"),
@@ -162,5 +171,15 @@ def test_the_tutorials_and_the_papers_grids_have_their_known_sizes():
     from models.encoder import build_encoder
 
     with torch.device("meta"):
-        assert build_encoder(EncoderConfig("resnet101", 14))(torch.zeros(1, 3, 256, 256)).shape == (1, 2048, 14, 14)
-        assert build_encoder(EncoderConfig("vgg19", 14))(torch.zeros(1, 3, 224, 224)).shape == (1, 512, 14, 14)
+        assert build_encoder(EncoderConfig("resnet101", 14))(torch.zeros(1, 3, 256, 256)).shape == (
+            1,
+            2048,
+            14,
+            14,
+        )
+        assert build_encoder(EncoderConfig("vgg19", 14))(torch.zeros(1, 3, 224, 224)).shape == (
+            1,
+            512,
+            14,
+            14,
+        )

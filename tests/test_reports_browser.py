@@ -72,7 +72,8 @@ CONTRAST = """() => {
     return .2126 * v[0] + .7152 * v[1] + .0722 * v[2] };
   const behind = e => { for (; e; e = e.parentElement) {
     const c = getComputedStyle(e).backgroundColor; if (!c.startsWith('rgba(0, 0, 0, 0')) return c } };
-  return [...document.querySelectorAll('h1, h2, h3, p, td, th, small, dt, dd, a, summary, caption, li b')].map(e => {
+  const texts = 'h1, h2, h3, p, td, th, small, dt, dd, a, summary, caption, li b';
+  return [...document.querySelectorAll(texts)].map(e => {
     const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x);
     return [(a + .05) / (b + .05), e.tagName + '.' + e.className] }).sort((x, y) => x[0] - y[0])[0] }"""
 

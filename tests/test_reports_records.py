@@ -10,7 +10,8 @@ from reports.store import RunStore
 
 ROW = {
     "image_id": "1", "beam_size": 3, "caption": "a dog", "words": ["a", "dog"], "token_ids": [4, 5],
-    "log_prob_nats": -1.5, "word_log_probs": [-1, -0.5], "references": ["a dog ."], "finished": True, "error": None,
+    "log_prob_nats": -1.5, "word_log_probs": [-1, -0.5], "references": ["a dog ."], "finished": True,
+    "error": None,
 }  # fmt: skip
 
 

@@ -19,8 +19,8 @@ from reports.stats import (
     resampled_sums,
 )
 
-# What `java -jar meteor-1.5.jar - - -stdio -l en -norm` printed for SCORE requests, and then for EVAL of its lines. In
-# the fourth line, a caption that is its reference, it printed one chunk, but adds up as if there were none.
+# What `java -jar meteor-1.5.jar - - -stdio -l en -norm` printed for SCORE, and for EVAL of its lines.
+# In the fourth line, a caption that is its reference, it printed 1 chunk, but adds up as if there were none.
 METEOR_LINES = """
 11.0 8.0 4.0 4.0 1.0 1.0 3.0 3.0 0.0 0.0 0.0 0.0 0.0 0.0 0.0 0.0 0.0 0.0 0.0 0.0 3.0 4.0 4.0
 9.0 13.0 4.0 7.0 2.0 2.0 4.0 4.0 0.0 0.0 0.0 0.0 0.0 0.0 0.0 0.0 0.0 0.0 0.0 0.0 4.0 6.0 6.0
@@ -39,7 +39,7 @@ METEOR_PRINTED = (
 )
 METEOR_PRINTED_FOR_ALL = 0.22557817989535603
 
-sentences = st.lists(st.sampled_from("a b c d".split()), max_size=8).map(" ".join)
+sentences = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=8).map(" ".join)
 
 
 def meteor_rows():
@@ -72,7 +72,7 @@ def bleu_row(hypothesis, references):
 def scores_frame(n, seed=0):
     """Scores of n images as the scorer gives them, made up but consistent."""
     rng = np.random.default_rng(seed)
-    words = "a man on the red bike rides".split()
+    words = ["a", "man", "on", "the", "red", "bike", "rides"]
     captions = [[" ".join(rng.choice(words, rng.integers(4, 9))) for _ in range(3)] for _ in range(n)]
     counts = np.array([bleu_row(first, rest) for first, *rest in captions], dtype=float)
     aligned = meteor_rows()[rng.integers(6, size=n)]

@@ -96,19 +96,24 @@ def test_captions_are_judged_by_cider_where_truth_is_unknown(summary: Summary) -
 
 
 @pytest.mark.parametrize(
-    ("low", "sentence"),
+    ("leads", "sentences"),
     [
-        (0.01, "Beam size 5 scores higher than 1, beyond noise."),
-        (0.0, "Beam size 5 leads 1 by no more than noise."),
+        ({1: Interval(0.1, 0.01, 0.2, 26)}, ["Beam size 5 leads 1, beyond noise."]),
+        ({1: Interval(0.1, 0.0, 0.2, 26)}, ["Beam size 5 leads 1, by no more than noise."]),
+        ({1: Interval(0.1, None, None, 1)}, ["Beam size 5 leads 1, by no more than noise."]),
+        (
+            {1: Interval(0.3, 0.1, 0.4, 26), 2: Interval(0.2, 0.1, 0.4, 26), 3: Interval(0.0, 0.0, 0.0, 26)},
+            ["Beam size 5 leads 1 and 2, beyond noise.", "Beam size 5 is level with 3."],
+        ),
     ],
 )
 def test_a_lead_is_beyond_noise_if_its_interval_excludes_zero(
-    summary: Summary, low: float, sentence: str
+    summary: Summary, leads: dict[int, Interval], sentences: list[str]
 ) -> None:
     assert summary.best is not None
     best = dataclasses.replace(summary.best, beam_size=5)
-    sentences = verdict(summary._replace(best=best, leads={1: Interval(0.1, low, 0.2, 26)}))[0].sentences
-    assert sentence in sentences
+    told = verdict(summary._replace(best=best, leads=leads))[0].sentences
+    assert [sentence for sentence in told if sentence.startswith("Beam size")] == sentences
 
 
 def test_a_data_set_without_regions_says_so(summary: Summary) -> None:
@@ -162,7 +167,8 @@ def test_each_thing_to_know_is_told(summary: Summary) -> None:
         "themselves, or that the model has seen them.",
         "At beam size 5, 25\u00a0% of captions reached the length limit unfinished.",
         "METEOR was not computed: there is no Java.",
-        "Integrated gradients (pixels) misses the score difference it should sum to by 30\u00a0%; don’t rank it.",
+        "Integrated gradients (pixels) misses the score difference it should sum to by 30\u00a0%; "
+        "don’t rank it.",
         "the set is small",
         "a clock jumped",
     ]

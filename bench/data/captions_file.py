@@ -15,6 +15,8 @@ from bench.errors import DataError
 
 MAX_BYTES = 1 << 30
 """Largest captions file that is read: 1 GiB."""
+MAX_LINE = 1 << 20
+"""Longest line, in characters: millions of cells in one row would take all memory."""
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
@@ -55,7 +57,12 @@ class CaptionFile:
 
     def lines(self) -> Iterator[str]:
         r"""All lines with their ends, which are "\n": captions may hold any other line break."""
-        return (match[0] for match in _LINE.finditer(self.text))
+        for number, match in enumerate(_LINE.finditer(self.text), 1):
+            if match.end() - match.start() > MAX_LINE:
+                raise DataError(
+                    f"{self.name}, line {number:,} is longer than {MAX_LINE:,} characters; split it"
+                )
+            yield match[0]
 
     def filled_lines(self) -> Iterator[tuple[int, str]]:
         """Numbers and content of the lines that are not blank."""

@@ -92,13 +92,12 @@ def _open_folder(folder: Path) -> tuple[CaptionFile, Iterator[Entry]]:
         raise DataError(f"the folder {str(folder)!r} can't be read: {error.strerror or error}") from error
     opened, refused = [], ""
     for path in files:
-        if (
-            path.suffix.lower() not in PICTURE_SUFFIXES
-        ):  # saves opening them; what else there is, content decides
-            try:
-                opened.append(_open_file(path))
-            except DataError as error:
-                refused = refused or f" ({error})"
+        if path.suffix.lower() in PICTURE_SUFFIXES:  # saves opening them; of all others, content decides
+            continue
+        try:
+            opened.append(_open_file(path))
+        except DataError as error:
+            refused = refused or f" ({error})"
     if len(opened) > 1:
         names = ", ".join(file.name for file, _ in opened)
         raise DataError(
@@ -120,7 +119,7 @@ def _merge(entries: Iterable[Entry], file: CaptionFile) -> dict[str, Entry]:
             check_name(entry.file, where=file.name)
         elif first.file != entry.file:
             raise DataError(
-                f"{file.name} calls two pictures {entry.image_id!r} ({first.file!r} and {entry.file!r}); "
+                f"{file.name} calls two pictures {entry.image_id!r} ({first.file!r} and {entry.file!r:.99}); "
                 "expected another name for each"
             )
         else:

@@ -93,9 +93,9 @@ class _Stream:
 def _slot_pairs() -> tuple[list[tuple[tuple[int, int], tuple[int, int]]], list[int]]:
     """Ordered pairs of slots with a clear relation, and weights that make each slot equally likely.
 
-    A relation is clear if one coordinate differs at least twice as much as the other. A corner slot then pairs
-    with 2 corners and 4 edges, an edge slot with 4 corners, 1 edge and the centre, the centre with 4 edges. The
-    weights below give each slot the same total: 2*2 + 4*2 = 4*2 + 1 + 3 = 4*3 = 12.
+    A relation is clear if one coordinate differs at least twice as much as the other. A corner slot then
+    pairs with 2 corners and 4 edges, an edge slot with 4 corners, 1 edge and the centre, the centre with 4
+    edges. The weights below give each slot the same total: 2*2 + 4*2 = 4*2 + 1 + 3 = 4*3 = 12.
     """
     weight = {(0, 0): 2, (0, 1): 2, (1, 1): 1, (1, 2): 3}
     pairs, weights = [], []
@@ -316,11 +316,11 @@ class _Reading:
 class SceneTruth:
     """Judges any caption by the scene graph.
 
-    A caption is read charitably: its first two phrases "colour shape" are assigned to the two named figures in
-    the way that makes more of its words true (the subject first, where both ways are equal). The relation word
-    says where the second phrase's figure stands seen from the first's if the caption says "it" ("… below it"),
-    and the other way round if it does not ("a … is above a …"). A third phrase, or a figure of a blank scene, is
-    false.
+    A caption is read charitably: its first two phrases "colour shape" are assigned to the two named figures
+    in the way that makes more of its words true (the subject first, where both ways are equal). The relation
+    word says where the second phrase's figure stands seen from the first's if the caption says "it" ("… below
+    it"), and the other way round if it does not ("a … is above a …"). A third phrase, or a figure of a blank
+    scene, is false.
     """
 
     def word_classes(self, words: Sequence[str]) -> list[str]:

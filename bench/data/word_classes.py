@@ -26,8 +26,7 @@ WORDS: dict[WordClass, str] = {
     "function": """
         a an the this that these those each every any no another other all
         i you he she it we they me him her us them my your his its our their himself herself itself themselves
-        who whom whose which what there something
-        someone others
+        who whom whose which what there something someone others
         is are was were be been being am has have had having do does did can could will would may might must
         shall should 's n't not
         and or but nor so yet if while as when where whilst because than then very

@@ -5,8 +5,6 @@
 `METRICS`.
 """
 
-from bench.scoring.captions import ScoringError
 from bench.scoring.engine import METRICS, Metric, Scorer, Scores
-from bench.scoring.java import JavaError
 
-__all__ = ["METRICS", "JavaError", "Metric", "Scorer", "Scores", "ScoringError"]
+__all__ = ["METRICS", "Metric", "Scorer", "Scores"]

@@ -13,10 +13,6 @@ MAX_CHARACTERS = 4000
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\|{3,}")
 
 
-class ScoringError(ValueError):
-    """Captions can't be scored: what was given, what was expected, what to do."""
-
-
 class Tokenised(NamedTuple):
     """Captions after the tokenizer."""
 

@@ -13,9 +13,10 @@ from jaxtyping import Float
 from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
-from bench.scoring.captions import MAX_WORDS, ScoringError, Tokenised, read_tokens, sanitise
+from bench.errors import JavaError, ScoringError
+from bench.scoring.captions import MAX_WORDS, Tokenised, read_tokens, sanitise
 from bench.scoring.cider import CiderD
-from bench.scoring.java import DEADLINE, JavaError, Meteor, find_java, tokenize
+from bench.scoring.java import DEADLINE, Meteor, find_java, tokenize
 from reports.stats import BLEU_STATISTICS, METEOR_STATISTICS, bleu, corpus_scores, meteor
 
 

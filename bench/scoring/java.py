@@ -18,14 +18,16 @@ import numpy as np
 import pycocoevalcap
 from jaxtyping import Float
 
-from bench.scoring.captions import ScoringError
+from bench.errors import JavaError
 from reports.stats import METEOR_STATISTICS
 
 DEADLINE = 120.0
 """Seconds a program may take over one piece of work; on an idle machine it needs less than ten."""
 _BATCH = 64  # Captions per piece of METEOR's work: a minute and a half at worst, when all have 200 words.
 _FOLDER = Path(next(iter(pycocoevalcap.__path__)))
-# METEOR reads numbers by the locale; the serial collector halves the memory.
+# METEOR reads numbers by the locale, and Java finds a folder with é in its name only in a UTF-8 one.
+_LOCALE = {"LC_ALL": "C.UTF-8"}
+# The serial collector halves the memory.
 _FLAGS = ("-Xmx1G", "-XX:+UseSerialGC", "-Duser.language=en", "-Duser.country=US")
 _TOKENIZER = (
     *("-cp", "stanford-corenlp-3.4.1.jar", "edu.stanford.nlp.process.PTBTokenizer"),
@@ -33,10 +35,6 @@ _TOKENIZER = (
 )
 # Without -a METEOR does not find its own paraphrases if the path of the installation holds a space.
 _METEOR = ("-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm", "-a", "data/paraphrase-en.gz")
-
-
-class JavaError(ScoringError):
-    """A Java program is missing, failed, or did not answer in time."""
 
 
 def find_java() -> Path:
@@ -83,6 +81,7 @@ def tokenize(lines: Sequence[str], *, java: Path, deadline: float = DEADLINE) ->
             input="".join(f"{line}\n" for line in lines).encode(),
             capture_output=True,
             cwd=_FOLDER / "tokenizer",
+            env=os.environ | _LOCALE,
             timeout=deadline,
             check=False,
         )
@@ -115,7 +114,12 @@ class Meteor:
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
-                [str(java), *_FLAGS, *_METEOR], cwd=_FOLDER / "meteor", stdin=pipe, stdout=pipe, stderr=pipe
+                [str(java), *_FLAGS, *_METEOR],
+                cwd=_FOLDER / "meteor",
+                env=os.environ | _LOCALE,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
             )
         except OSError as error:
             raise JavaError(f"METEOR could not be started with {java}: {error}") from error
@@ -131,8 +135,8 @@ class Meteor:
             pairs: tokenised caption and tokenised references.
 
         Returns:
-            Columns in the order of `METEOR_STATISTICS`. A caption that matches the reference as a whole has no chunk,
-            where the program prints one: that is how the program itself goes on to score and to add up.
+            Columns in the order of `METEOR_STATISTICS`. A caption that matches a reference as a whole has no
+            chunk where the program prints one: so the program itself goes on to score and to add up.
 
         Raises:
             JavaError: if the process ended, was killed for its silence, or answers nonsense: close it then.

@@ -88,7 +88,9 @@ def _caption(
             yield caption_row(captioner, image, size, hypothesis)
 
 
-def caption_row(captioner: Captioner, image: CaptionedImage, beam_size: int, hypothesis: Hypothesis) -> CaptionRow:
+def caption_row(
+    captioner: Captioner, image: CaptionedImage, beam_size: int, hypothesis: Hypothesis
+) -> CaptionRow:
     """The record of one caption."""
     words = captioner.vocabulary.decode(hypothesis.token_ids)
     return CaptionRow(

@@ -28,8 +28,12 @@ DONORS = 16
 BASELINE_IMAGES = 256
 """At most so many images are averaged for the baseline of integrated gradients on the grid."""
 ORACLES = (
-    MethodInfo("oracle", "The word's true place", "control", False, False, "the mask itself, at full resolution"),
-    MethodInfo("oracle_grid", "True place, on the grid", "control", False, False, "the mask pooled to the grid"),
+    MethodInfo(
+        "oracle", "The word's true place", "control", False, False, "the mask itself, at full resolution"
+    ),
+    MethodInfo(
+        "oracle_grid", "True place, on the grid", "control", False, False, "the mask pooled to the grid"
+    ),
 )
 
 
@@ -111,7 +115,9 @@ def explain(
         images=len(items),
         words=sum(len(item.row.words) for item in items),
         annotation_baseline=described,
-        reason=None if ground_truth is not None else "this data set does not say where its words are in the pictures",
+        reason=None
+        if ground_truth is not None
+        else "this data set does not say where its words are in the pictures",
         methods=(*methods, *(ORACLES if ground_truth is not None else ())),
     )
 
@@ -126,7 +132,7 @@ def _observe(
     token_ids = torch.tensor([row.token_ids], device=captioner.device)
     alphas = captioner.decoder(annotations, token_ids, captioner.vocabulary.start).alphas[0, : len(row.words)]
     if ground_truth is None:
-        classes = [word_class(word) for word in row.words]
+        classes: list[str] = [word_class(word) for word in row.words]
         places: list[_Place | None] = [None] * len(row.words)
     else:
         classes = ground_truth.word_classes(row.words)
@@ -145,7 +151,9 @@ def _place(region: WordRegion | None, grid: tuple[int, int]) -> _Place | None:
 
 
 @torch.no_grad()
-def _annotation_baseline(captioner: Captioner, items: Sequence[_Item]) -> tuple[Float[Tensor, "cells dim"], str]:
+def _annotation_baseline(
+    captioner: Captioner, items: Sequence[_Item]
+) -> tuple[Float[Tensor, "cells dim"], str]:
     """Where integrated gradients start on the grid: what each cell holds on average, position features included."""
     chosen = items[:BASELINE_IMAGES]
     if len(chosen) >= 2:
@@ -197,11 +205,18 @@ def _word_rows(
     caption: ExplainedCaption,
 ) -> list[dict[str, Any]]:
     """All that is measured of one method's maps: one row per word."""
-    rows = [_key(item, word) | {"method": method} | _localise(found.maps[word], item, word) for word in range(len(nulls))]
+    rows = [
+        _key(item, word) | {"method": method} | _localise(found.maps[word], item, word)
+        for word in range(len(nulls))
+    ]
     if method == "attention":
         shares = path_shares(caption)
         for word, row in enumerate(rows):
-            row |= {"share_now": shares.now[word], "share_past": shares.past[word], "share_init": shares.init[word]}
+            row |= {
+                "share_now": shares.now[word],
+                "share_past": shares.past[word],
+                "share_init": shares.init[word],
+            }
             row |= {"path_sum_error": shares.path_sum_error[word]}
         return rows
     flat = found.maps.reshape(len(found.maps), -1)
@@ -228,7 +243,10 @@ def _localise(map_: Float[np.ndarray, "rows cols"], item: _Item, word: int) -> d
     place = item.places[word]
     if place is None:
         silent = item.classes[word] == "function"
-        return {"region": None, "reason": "a function word has no place" if silent else "no place is known for the word"}
+        return {
+            "region": None,
+            "reason": "a function word has no place" if silent else "no place is known for the word",
+        }
     scores = localise(map_[None], place.mask)
     values = {name: getattr(scores, name)[0] for name in scores._fields}
     return {"region": place.kind, "reason": None} | values | place.marks
@@ -238,12 +256,17 @@ def _oracle_rows(item: _Item, grid: tuple[int, int]) -> Iterator[dict[str, Any]]
     """The masks themselves as maps: what the measures say of a perfect answer."""
     for word, place in enumerate(item.places):
         if place is not None:
-            for name, map_ in (("oracle", place.mask.astype(np.float64)), ("oracle_grid", mask_on_grid(place.mask, grid))):
+            for name, map_ in (
+                ("oracle", place.mask.astype(np.float64)),
+                ("oracle_grid", mask_on_grid(place.mask, grid)),
+            ):
                 yield _key(item, word) | {"method": name} | _localise(map_, item, word)
 
 
 def _image_seed(image_id: str, seed: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{image_id}".encode("utf-8", "surrogatepass")).digest()[:4], "little")
+    return int.from_bytes(
+        hashlib.sha256(f"{seed}/{image_id}".encode("utf-8", "surrogatepass")).digest()[:4], "little"
+    )
 
 
 def _thumb(captioner: Captioner, image: CaptionedImage) -> bytes:

@@ -46,7 +46,10 @@ def score(
     Returns:
         Scores per image and corpus, with intervals.
     """
-    frames, metrics, warnings, signature = [], [], [], ""
+    frames: list[pd.DataFrame] = []
+    metrics: list[MetricRow] = []
+    warnings: list[str] = []
+    signature = ""
     for size in beam_sizes:
         rows = [row for row in captions if row.beam_size == size and row.caption is not None]
         result = scorer.score({row.image_id: row.caption or "" for row in rows})
@@ -57,10 +60,21 @@ def score(
             value, reason = result.corpus[name], result.reasons.get(name)
             interval = intervals.get(name) if value is not None else None
             metrics.append(
-                _row(name, size, interval, len(rows), metric.unit, metric.higher_is_better, value=value, reason=reason)
+                _row(
+                    name,
+                    size,
+                    interval,
+                    len(rows),
+                    metric.unit,
+                    metric.higher_is_better,
+                    value=value,
+                    reason=reason,
+                )
             )
         frame = result.per_image.loc[[row.image_id for row in rows]]
-        extra = pd.DataFrame([_facts(row, images[row.image_id], ground_truth) for row in rows], index=frame.index)
+        extra = pd.DataFrame(
+            [_facts(row, images[row.image_id], ground_truth) for row in rows], index=frame.index
+        )
         metrics.extend(_fact_metrics(extra, size))
         metrics.extend(_descriptive(rows, size, vocabulary))
         frame = frame.join(extra).rename_axis("image_id").reset_index()
@@ -82,7 +96,9 @@ def _fact_metrics(extra: pd.DataFrame, size: int) -> list[MetricRow]:
     """Share of captions that equal a reference, and of content words that are true of their picture."""
     n = len(extra)
     ones = np.ones(n)
-    rows = [_row("Exact match", size, ratio_interval(extra["Exact match"].to_numpy(), ones), n, "share", True)]
+    rows = [
+        _row("Exact match", size, ratio_interval(extra["Exact match"].to_numpy(), ones), n, "share", True)
+    ]
     for column in extra.columns:
         if column.startswith("true_"):
             name = column.removeprefix("true_")
@@ -102,7 +118,15 @@ def _descriptive(rows: Sequence[CaptionRow], size: int, vocabulary: Vocabulary) 
     distinct = len({row.caption for row in rows}) / n
     return [
         _row("Unfinished captions", size, ratio_interval(unfinished, ones), n, "share", False),
-        _row("Unknown words", size, ratio_interval(unknown, lengths), n, "share", False, reason="no words were said"),
+        _row(
+            "Unknown words",
+            size,
+            ratio_interval(unknown, lengths),
+            n,
+            "share",
+            False,
+            reason="no words were said",
+        ),
         # Resampling images repeats captions, so a bootstrap interval of this share would be wrong: there is none.
         _row("Distinct captions", size, None, n, "share", None, value=distinct),
         _row("Mean length", size, ratio_interval(lengths, ones), n, "words", None),

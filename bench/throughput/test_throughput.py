@@ -75,7 +75,9 @@ def test_decode(benchmark, loaded, beam_size):
     benchmark.extra_info["words"] = sum(len(hypothesis.token_ids) for hypothesis in hypotheses)
 
 
-@pytest.mark.parametrize("name", [method.name for method in METHODS.values() if method.kind in ("grid", "pixels")])
+@pytest.mark.parametrize(
+    "name", [method.name for method in METHODS.values() if method.kind in ("grid", "pixels")]
+)
 def test_explain(benchmark, loaded, name):
     captioner, images, annotations = loaded
     (hypothesis,) = beam_search(captioner, annotations[:1], 5)

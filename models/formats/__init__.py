@@ -28,8 +28,8 @@ _MISTAKEN = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
     b"<!DOCTYPE": "a web page; the download went wrong",
     b"<html": "a web page; the download went wrong",
-    b"PK\x03\x04": "a zip archive, perhaps of torch.save; this version reads native .safetensors checkpoints",
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19": "written by torch.save; this version reads native .safetensors checkpoints",
+    b"PK\x03\x04": "a zip archive, perhaps of torch.save; this version reads .safetensors checkpoints",
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19": "written by torch.save; this version reads .safetensors checkpoints",
 }
 
 
@@ -48,7 +48,9 @@ def load_captioner(path: Path) -> tuple[Captioner, dict[str, Any]]:
     try:
         if not path.is_file():
             kind = "is a folder" if path.is_dir() else "does not exist"
-            raise CheckpointError(f"checkpoint {path.absolute()} {kind}; give the path of a .safetensors file")
+            raise CheckpointError(
+                f"checkpoint {path.absolute()} {kind}; give the path of a .safetensors file"
+            )
         if path.stat().st_size == 0:
             raise CheckpointError(f"checkpoint {path.name} is empty (0 bytes); copy or download it again")
         for layout in FORMATS.values():

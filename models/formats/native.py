@@ -81,13 +81,19 @@ def load_native(path: Path) -> tuple[Captioner, dict[str, Any]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             about = _about(path, file.metadata())
-            captioner = _build(path, about, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            captioner = _build(path, about, shapes)
+            tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
-        raise CheckpointError(f"{path.name} is damaged or truncated: {error}; copy or download it again") from error
+        raise CheckpointError(
+            f"{path.name} is damaged or truncated: {error}; copy or download it again"
+        ) from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{path.name}: tensor {name} holds values that are not finite; the model is broken")
+            raise CheckpointError(
+                f"{path.name}: tensor {name} holds values that are not finite; the model is broken"
+            )
     captioner.load_state_dict(tensors)
     training = about.get("training", {})
     return captioner.eval(), training if isinstance(training, dict) else {}
@@ -120,7 +126,8 @@ def _build(path: Path, about: dict[str, Any], shapes: dict[str, tuple[int, ...]]
     vocabulary = _vocabulary(path, about.get("vocabulary"))
     if len(vocabulary) != decoder.vocabulary_size:
         raise CheckpointError(
-            f"{path.name}: the vocabulary has {len(vocabulary)} words but the output layer {decoder.vocabulary_size} rows"
+            f"{path.name}: the vocabulary has {len(vocabulary)} words "
+            f"but the output layer {decoder.vocabulary_size} rows"
         )
     with torch.device("meta"):  # shapes only: an announced size costs no memory before it is verified
         expected = {
@@ -139,11 +146,13 @@ def _build(path: Path, about: dict[str, Any], shapes: dict[str, tuple[int, ...]]
 def _vocabulary(path: Path, value: object) -> Vocabulary:
     if not isinstance(value, dict) or not isinstance(value.get("words"), list):
         raise CheckpointError(f"{path.name}: the vocabulary is missing or not a list of words")
-    ids = {role: value.get(role) for role in ("pad", "start", "end", "unk")}
+    ids: dict[str, Any] = {role: value.get(role) for role in ("pad", "start", "end", "unk")}
     if not all(isinstance(word, str) for word in value["words"]) or not all(
         isinstance(i, int) or (i is None and role == "unk") for role, i in ids.items()
     ):
-        raise CheckpointError(f"{path.name}: the vocabulary needs words as text and special tokens as numbers")
+        raise CheckpointError(
+            f"{path.name}: the vocabulary needs words as text and special tokens as numbers"
+        )
     return Vocabulary(tuple(value["words"]), **ids)
 
 
@@ -155,11 +164,15 @@ def _checked(path: Path, kind: type[T], value: object) -> T:
     required = {f.name for f in fields(kind) if f.default is MISSING}  # type: ignore[arg-type]
     unknown, missing = sorted(value.keys() - types.keys()), sorted(required - value.keys())
     if unknown or missing:
-        raise CheckpointError(f"{path.name}: {kind.__name__} has unknown fields {unknown} and lacks {missing}")
+        raise CheckpointError(
+            f"{path.name}: {kind.__name__} has unknown fields {unknown} and lacks {missing}"
+        )
     converted = {}
     for name, given in value.items():
         converted[name] = _value(types[name], given)
-        too_large = types[name] is int and converted[name] is not None and given > _LIMITS.get(name, _LARGEST_DIM)
+        too_large = (
+            types[name] is int and converted[name] is not None and given > _LIMITS.get(name, _LARGEST_DIM)
+        )
         if converted[name] is None or too_large:
             raise CheckpointError(f"{path.name}: {kind.__name__}.{name} can't be {given!r:.80}")
     return kind(**converted)
@@ -175,8 +188,7 @@ def _value(kind: Any, given: object) -> Any:
     if kind is int:
         return given if isinstance(given, int) and not isinstance(given, bool) and given >= 1 else None
     if kind is float:
-        is_number = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
-        return float(given) if is_number else None
+        if isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given):
+            return float(given)
+        return None
     return given if isinstance(given, str) else None
-
-
