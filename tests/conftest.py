@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 from PIL import Image, ImageDraw
 
 from reports.records import (
@@ -27,6 +28,10 @@ from reports.records import (
     StageRow,
 )
 from reports.store import RunStore, map_key
+
+# No test waits on a clock, and none leaves a database of examples behind.
+settings.register_profile("gazebench", deadline=None, database=None)
+settings.load_profile("gazebench")
 
 BEAMS = (1, 3, 5)
 CLASSES = dict.fromkeys(("red", "blue", "green"), "colour") | dict.fromkeys(("circle", "square"), "shape")
