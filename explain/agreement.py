@@ -64,7 +64,7 @@ def agreement(
 
 
 def null_agreement(
-    maps: Float[np.ndarray, "*maps cells"], donors: Float[np.ndarray, "donor cells"]
+    maps: Float[np.ndarray, "*maps cells"], donors: Float[np.ndarray, "*sets donor cells"]
 ) -> Agreement:
     """The agreement that other images' maps reach: the mean over donors for which it is defined.
 

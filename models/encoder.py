@@ -1,9 +1,9 @@
 """Encoders: from an image to a grid of annotation vectors."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -59,15 +59,12 @@ class SceneEncoder(nn.Module):
 
 def fourier_positions(grid: int, frequencies: int) -> Float[Tensor, "1 dim rows cols"]:
     """Sines and cosines of the cell centres' coordinates, at 1/2, 1, 2, … periods across the image."""
-    centres = (torch.arange(grid, dtype=torch.float32) + 0.5) / grid
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    centres = (np.arange(grid) + 0.5) / grid
+    axes = np.meshgrid(centres, centres, indexing="ij")  # y, then x
     waves = [
-        wave(math.pi * 2**k * axis)
-        for axis in (y, x)
-        for k in range(frequencies)
-        for wave in (torch.sin, torch.cos)
+        wave(np.pi * 2**k * axis) for axis in axes for k in range(frequencies) for wave in (np.sin, np.cos)
     ]
-    return torch.stack(waves).unsqueeze(0)
+    return torch.from_numpy(np.stack(waves)[None].astype(np.float32))
 
 
 class TrunkEncoder(nn.Module):

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch.overrides import TorchFunctionMode
 
 from models.captioner import Captioner
 from models.decoder import DecoderConfig
@@ -129,7 +130,10 @@ def _build(path: Path, about: dict[str, Any], shapes: dict[str, tuple[int, ...]]
             f"{path.name}: the vocabulary has {len(vocabulary)} words "
             f"but the output layer {decoder.vocabulary_size} rows"
         )
-    with torch.device("meta"):  # shapes only: an announced size costs no memory before it is verified
+    with (
+        torch.device("meta"),
+        _Uninitialised(),
+    ):  # shapes only: nothing announced costs memory before it is verified
         expected = {
             name: tuple(tensor.shape)
             for name, tensor in Captioner(encoder, decoder, vocabulary, preprocessing).state_dict().items()
@@ -140,7 +144,22 @@ def _build(path: Path, about: dict[str, Any], shapes: dict[str, tuple[int, ...]]
                 f"{path.name}: tensor {name} has shape {shapes.get(name, 'none (it is missing)')}, "
                 f"but the configuration calls for {expected.get(name, 'none (no such tensor)')}"
             )
-    return Captioner(encoder, decoder, vocabulary, preprocessing)
+    with _Uninitialised():
+        return Captioner(encoder, decoder, vocabulary, preprocessing)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Skips the random initialisation of weights that are about to be replaced.
+
+    It costs time, and on the meta device torch would load its compiler for it, which costs seconds.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _vocabulary(path: Path, value: object) -> Vocabulary:
