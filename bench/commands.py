@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     }
     try:
         _check_imports()
+        warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata, which nothing here reads
         commands[options.command](options)
     except BrokenPipeError:  # `gazebench … | head`: nobody listens any more, not at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -108,6 +110,7 @@ def _eval(options: argparse.Namespace) -> None:
         print((store.path / "run.json").read_text())
     else:
         print_run(store)
+        print(f"\nreport: {store.path / 'report.html'}")
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -47,20 +47,22 @@ def evaluate(config: EvalConfig, *, command: str) -> RunStore:
     record = _new_record(config, command, captioner, training, data, images)
     store = RunStore(config.out or Path("runs") / record.name)
     _prepare(store, record, fresh=config.fresh)
-    with _leaving_a_mark(store, record):
+    with _leaving_a_mark(store):
         _run_stages(config, captioner, data, images, store, record)
     return store
 
 
 @contextmanager
-def _leaving_a_mark(store: RunStore, record: RunRecord) -> Iterator[None]:
+def _leaving_a_mark(store: RunStore) -> Iterator[None]:
     """Makes a run that does not come to its end say so. Nothing is written before the first caption."""
     try:
         yield
     except BaseException as error:
-        if store.path.exists():
-            interrupted = isinstance(error, KeyboardInterrupt)
-            store.write_run(dataclasses.replace(record, status="interrupted" if interrupted else "failed"))
+        if (store.path / "run.json").exists():
+            status: Literal["interrupted", "failed"] = "failed"
+            if isinstance(error, KeyboardInterrupt):
+                status = "interrupted"
+            store.write_run(dataclasses.replace(store.read_run(), status=status))
         raise
 
 
@@ -76,7 +78,7 @@ def _run_stages(
     done = {(row.image_id, row.beam_size) for row in store.read_captions()}
     with Scorer({image.image_id: image.references for image in images}) as scorer:
         scorer.start()  # the Java processes warm up while the model decodes
-        with _timed(stages, "decode", len(images) * len(config.beam_sizes), "captions"):
+        with _timed(stages, "decode", len(images) * len(config.beam_sizes) - len(done), "captions"):
             decode(
                 captioner,
                 images,
@@ -84,6 +86,7 @@ def _run_stages(
                 beam_sizes=config.beam_sizes,
                 batch_size=config.batch_size,
                 done=done,
+                begin=lambda: store.write_run(record),
             )
         captions = store.read_captions()
         failed = {row.image_id for row in captions if row.error is not None}
@@ -115,13 +118,17 @@ def _run_stages(
         beam_size = max(config.beam_sizes)
         said = {row.image_id: row for row in captions if row.beam_size == beam_size and row.words}
         chosen = [image for image in images if image.image_id in said][: config.explain]
-        with _timed(stages, "explain", len(chosen), "images"):
-            info = explain(captioner, chosen, said, store, ground_truth=data.ground_truth, seed=config.seed)
-        record = dataclasses.replace(record, explanations=info, stages=tuple(stages))
+        if chosen:  # a model may say nothing at all
+            with _timed(stages, "explain", len(chosen), "images"):
+                info = explain(
+                    captioner, chosen, said, store, ground_truth=data.ground_truth, seed=config.seed
+                )
+            record = dataclasses.replace(record, explanations=info, stages=tuple(stages))
     record = dataclasses.replace(record, status="finished")
     store.write_run(record)
     with _timed(stages, "report", 1, "pages"):
         write_report(store.path)
+    store.write_throughput(record, stages)
 
 
 @contextmanager
@@ -148,12 +155,12 @@ def _prepare(store: RunStore, record: RunRecord, *, fresh: bool) -> None:
     path = store.path
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    if not (path / "run.json").is_file() and not (path / "captions.jsonl").is_file():
+    if not (path / "run.json").is_file():
         raise ConfigError(f"{path} exists and is not a run directory; give --out a new or empty folder")
     if fresh:
         store.clear()
         return
-    if (path / "run.json").is_file() and _identity(store.read_run()) != _identity(record):
+    if _identity(store.read_run()) != _identity(record):
         raise ConfigError(
             f"{path} holds a run of another checkpoint, data set or options; "
             "give another --out, or --fresh to replace it"

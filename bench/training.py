@@ -156,7 +156,7 @@ def train(config: TrainingConfig, data: CaptionData, out: Path, *, preset: str) 
         )
         if val_loss < best_loss:
             best_loss = val_loss
-            training = {"preset": preset, "data": data.name, "history": history[:], **_plain(config)}
+            training = _plain(config) | {"preset": preset, "data": data.name, "history": history[:]}
             save_native(captioner, out, training=training)
             best = {name: tensor.detach().clone() for name, tensor in captioner.state_dict().items()}
     captioner.load_state_dict(best)

@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, NoReturn, TypeVar
 
@@ -27,6 +28,7 @@ from reports.records import (
     Failure,
     RunError,
     RunRecord,
+    StageRow,
     from_json,
     to_json,
 )
@@ -90,6 +92,19 @@ class RunStore:
         """Writes run.json; raises `RunError` if it holds NaN or an infinity, which JSON has no word for."""
         with write_atomically(self.path / "run.json") as file:
             file.write(_json(to_json(record), "run.json", indent=1) + b"\n")
+
+    def write_throughput(self, record: RunRecord, stages: Sequence[StageRow]) -> None:
+        """Writes throughput.json: how fast each stage was on this machine, a resumed run's rest only."""
+        provenance = record.provenance
+        content = {
+            "schema_version": record.schema_version,
+            "device": provenance.device,
+            "threads": provenance.threads,
+            "platform": provenance.platform,
+            "stages": [asdict(stage) | {"per_second": stage.items / stage.seconds} for stage in stages],
+        }
+        with write_atomically(self.path / "throughput.json") as file:
+            file.write(_json(content, "throughput.json", indent=1) + b"\n")
 
     def read_run(self) -> RunRecord:
         """Reads run.json.

@@ -103,7 +103,7 @@ def test_unreadable_pictures_are_left_out_and_said(tmp_path, capsys):
     data = few_scenes(16, 4)
     data = dataclasses.replace(data, images=(broken, *data.images))
     train(dataclasses.replace(tiny(), epochs=1), data, tmp_path / "model.safetensors", preset="scenes")
-    assert "left out: broken.jpg" in capsys.readouterr().err
+    assert "left out: 'broken.jpg' is not a picture" in capsys.readouterr().err
 
 
 def test_nothing_to_train_on_is_an_error(tmp_path):

@@ -1,6 +1,6 @@
 """Decoding: from pictures to captions.jsonl, every beam size in one pass over the images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ def decode(
     beam_sizes: Sequence[int],
     batch_size: int,
     done: set[tuple[str, int]],
+    begin: Callable[[], None],
 ) -> None:
     """Captions images and appends the captions to the run, batch by batch.
 
@@ -37,6 +38,7 @@ def decode(
         beam_sizes: each is decoded.
         batch_size: images at once.
         done: (image id, beam size) pairs that the run holds already.
+        begin: called once, before anything is written.
 
     Raises:
         DataError: if not one picture could be read.
@@ -44,23 +46,27 @@ def decode(
     todo = [image for image in images if any((image.image_id, size) not in done for size in beam_sizes)]
     captions: list[CaptionRow] = []
     failures: list[Failure] = []
-    captioned = bool(done)
+    if done:
+        begin()
+    begun = bool(done)
     batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
     for batch in track(batches, total=len(batches), label="decoding", unit="batches"):
         read = list(_read(captioner, batch))
-        good = [(image, pixels) for image, pixels in read if isinstance(pixels, Tensor)]
         for image, problem in read:
             if isinstance(problem, PictureError):
                 failures.append(Failure(image.image_id, str(problem)))
                 captions.extend(_failed_row(image, size, str(problem)) for size in beam_sizes)
+        good = [(image, pixels) for image, pixels in read if isinstance(pixels, Tensor)]
         if good:
             captions.extend(_caption(captioner, good, beam_sizes))
-            captioned = True
-        if captioned:
+            if not begun:
+                begin()
+            begun = True
+        if begun:
             store.append_failures(failures)
             store.append_captions(row for row in captions if (row.image_id, row.beam_size) not in done)
             captions, failures = [], []
-    if not captioned:
+    if not begun:
         raise DataError(f"not one of {len(todo)} pictures could be read; the first: {failures[0].reason}")
 
 

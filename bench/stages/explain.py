@@ -27,6 +27,7 @@ DONORS = 16
 """Words of the same class in other images whose attention gives the agreement's null."""
 BASELINE_IMAGES = 256
 """At most so many images are averaged for the baseline of integrated gradients on the grid."""
+NO_PLACES = "this data set does not say where its words are in the pictures"
 ORACLES = (
     MethodInfo(
         "oracle", "The word's true place", "control", False, False, "the mask itself, at full resolution"
@@ -73,7 +74,7 @@ def explain(
 
     Args:
         captioner: in eval mode.
-        images: those to explain.
+        images: those to explain, at least one.
         captions: what was said of each, by image id.
         store: the run to write to.
         ground_truth: where the data set knows the places of words.
@@ -111,13 +112,11 @@ def explain(
     store.write_attributions(pd.DataFrame(rows))
     methods = [MethodInfo(m.name, m.label, m.kind, m.signed, m.complete, m.source) for m in METHODS.values()]
     return ExplanationInfo(
-        beam_size=items[0].row.beam_size if items else 0,
+        beam_size=items[0].row.beam_size,
         images=len(items),
         words=sum(len(item.row.words) for item in items),
         annotation_baseline=described,
-        reason=None
-        if ground_truth is not None
-        else "this data set does not say where its words are in the pictures",
+        reason=None if ground_truth is not None else NO_PLACES,
         methods=(*methods, *(ORACLES if ground_truth is not None else ())),
     )
 
