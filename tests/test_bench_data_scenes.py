@@ -381,3 +381,33 @@ def test_a_shared_colour_has_two_places_and_one_figure_that_is_meant():
     region = TRUTH.regions(scene, words)[index]
     assert np.array_equal(region.unique, meant.mask)
     assert (region.union & scene.distractors).any()
+
+
+@pytest.mark.parametrize("template", range(5))
+def test_a_decoder_that_is_blind_stays_at_chance(template):
+    """The best guess from the words said so far, learned from training captions, is no better than any guess."""
+    train = [make_scene("train", index).references[template].split() for index in range(6000)]
+    test = [make_scene("test", index).references[template].split() for index in range(500)]
+    truth = SceneTruth()
+    chance = {"colour": 1 / len(COLOURS), "shape": 1 / len(SHAPES), "relation": 1 / len(RELATIONS)}
+
+    def content(words):
+        """The words that need the picture; function words follow from them and from the template."""
+        classes = truth.word_classes(words)
+        return [(kind, word) for word, kind in zip(words, classes, strict=True) if kind != "function"]
+
+    heard = {}
+    for words in train:
+        said = content(words)
+        for place, (_, word) in enumerate(said):
+            heard.setdefault(tuple(said[:place]), Counter())[word] += 1
+    hits, guesses = Counter(), Counter()
+    for words in test:
+        said = content(words)
+        for place, (kind, word) in enumerate(said):
+            guess = heard.get(tuple(said[:place]), Counter()).most_common(1)
+            hits[kind] += bool(guess) and guess[0][0] == word
+            guesses[kind] += 1
+    for kind, expected in chance.items():
+        spread = (expected * (1 - expected) / guesses[kind]) ** 0.5
+        assert abs(hits[kind] / guesses[kind] - expected) < 4 * spread, kind
