@@ -142,4 +142,4 @@ def test_meteor_bears_a_foreign_locale_and_any_folder_and_is_killed_when_stopped
         os.kill(meteor._process.pid, signal.SIGSTOP)
         with pytest.raises(JavaError, match=r"did not answer within 0.3 s and was stopped"):
             meteor.statistics(PAIRS)
-        assert meteor._process.poll() == -signal.SIGKILL
+        assert meteor._process.wait() == -signal.SIGKILL
