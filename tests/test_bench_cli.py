@@ -174,6 +174,7 @@ def test_a_folder_of_pictures_with_a_broken_one_is_evaluated_and_the_broken_one_
         (["eval", "missing.safetensors"], "does not exist"),
         (["eval", "--data", "nowhere"], "there is no data set 'nowhere'"),
         (["eval", "--data", "scenes:upside-down"], "there are no scenes"),
+        (["eval", "--images", "photos"], "scenes are drawn"),
         (["eval", "--split", "exam"], "there is no split 'exam'"),
         (["eval", "--limit", "0"], "--limit is 0; expected at least 1"),
         (["eval", "--beam-size", "0"], "expected sizes from 1 to 100"),

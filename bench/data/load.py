@@ -45,6 +45,8 @@ def load_data(spec: str, *, images: Path | None = None) -> CaptionData:
         DataError: if the set can't be read, names a file outside its folder, or has a picture in two splits.
     """
     if spec.partition(":")[0] == "scenes":
+        if images is not None:
+            raise DataError(f"scenes are drawn, but --images names the folder {str(images)!r}; leave it out")
         return load_scenes(spec)
     path = Path(spec)
     if not spec or not os.path.exists(path):  # noqa: PTH110 (Path's raises on forbidden folders)

@@ -151,13 +151,13 @@ class Scorer:
         if len(ids) > 1:
             frame["CIDEr"] = self._cider_d(ids).score(said.captions)
         else:
-            reasons["CIDEr"] = "CIDEr not computed: its document frequencies need at least two images"
+            reasons["CIDEr"] = "its document frequencies need at least two images"
         try:
             aligned = aligning.result()
             frame["METEOR"] = meteor(aligned)
         except JavaError as error:
             aligned = np.full((len(ids), len(METEOR_STATISTICS)), np.nan)
-            reasons["METEOR"] = f"METEOR not computed: {error}"
+            reasons["METEOR"] = str(error)
         frame[list(BLEU_STATISTICS)] = counts
         frame[list(METEOR_STATISTICS)] = aligned
         warnings = (*self._warnings, *_cut_warning("captions", [ids[number] for number in said.cut]))
