@@ -5,6 +5,7 @@ image's share of those sums (its sufficient statistics) is stored, and resamplin
 product.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +62,20 @@ class Interval(NamedTuple):
 def resample_weights(
     n: int, *, resamples: int = RESAMPLES, seed: int | np.random.Generator = SEED
 ) -> Float[np.ndarray, "resample image"]:
-    """How often each of `n` images is drawn in each resample; rows sum to n."""
+    """How often each of `n` images is drawn in each resample; rows sum to n. Read-only where the seed is a number."""
+    return _known_weights(n, resamples, seed) if isinstance(seed, int) else _draw_weights(n, resamples, seed)
+
+
+@lru_cache(maxsize=2)  # a report asks for the same weights hundreds of times; for 5,000 images they are 80 MB
+def _known_weights(n: int, resamples: int, seed: int) -> Float[np.ndarray, "resample image"]:
+    weights = _draw_weights(n, resamples, seed)
+    weights.flags.writeable = False
+    return weights
+
+
+def _draw_weights(
+    n: int, resamples: int, seed: int | np.random.Generator
+) -> Float[np.ndarray, "resample image"]:
     drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
     drawn += n * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)

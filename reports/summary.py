@@ -45,6 +45,15 @@ Table = Mapping[str, Mapping[str, Estimate]]
 """Name of a method or word class -> measure -> estimate; what has no value is absent."""
 
 
+class ClassTables(NamedTuple):
+    """What was measured of the words of one class."""
+
+    localisation: Table
+    """Of methods."""
+    agreement: Table
+    """Of methods."""
+
+
 class Summary(NamedTuple):
     """Everything a run found, apart from single captions."""
 
@@ -64,6 +73,8 @@ class Summary(NamedTuple):
     """Localisation of attention, of word classes."""
     agreement: Table
     """Of methods."""
+    classes: Mapping[str, ClassTables]
+    """By word class."""
     completeness: Mapping[str, Completeness]
     paths: Table
     """Of word classes, "all words" first."""
@@ -99,7 +110,8 @@ def summarise(store: RunStore) -> Summary:
         methods=methods,
         localisation=_table(of.items(), LOCALISATION),
         attention_by_class=_table(by_class, LOCALISATION),
-        agreement=_table(((name, rows) for name, rows in of.items() if name != "attention"), AGREEMENT),
+        agreement=_table(_compared(of), AGREEMENT),
+        classes={name: _class_tables(of, name) for name, _ in by_class},
         completeness={name: found for name, found in completeness if found},
         paths=_table(attention + by_class, PATHS),
     )
@@ -131,6 +143,16 @@ def _mean(rows: pd.DataFrame, column: str) -> float | None:
 def _table(groups: Iterable[tuple[str, pd.DataFrame]], measures: Sequence[str]) -> Table:
     table = {name: {m: found for m in measures if (found := estimate(rows, m))} for name, rows in groups}
     return {name: row for name, row in table.items() if row}
+
+
+def _compared(of: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The methods whose maps are compared with attention."""
+    return ((name, rows) for name, rows in of.items() if name != "attention")
+
+
+def _class_tables(of: Mapping[str, pd.DataFrame], word_class: str) -> ClassTables:
+    ours = {name: rows[rows["word_class"] == word_class] for name, rows in of.items()}
+    return ClassTables(_table(ours.items(), LOCALISATION), _table(_compared(ours), AGREEMENT))
 
 
 def _by_class(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
