@@ -60,7 +60,8 @@ def run(options: argparse.Namespace) -> int:
         say(f"gazebench: error: {_sentence(error)}")
         return 2
     except KeyboardInterrupt:
-        say(f"interrupted; the same command goes on from here: {_command_line()}")
+        how = f"; the same command goes on from here: {_command_line()}" if options.command == "eval" else ""
+        say(f"interrupted{how}")
         return 130
     return 0
 

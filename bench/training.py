@@ -1,5 +1,6 @@
 """Training: a recipe, not a library. Presets are data; the loop is short enough to read."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from bench.data.base import CaptionData, CaptionedImage
-from bench.errors import DataError
+from bench.errors import ConfigError, DataError
 from bench.progress import say, track
 from models.beam import beam_search
 from models.captioner import Captioner
@@ -112,6 +113,9 @@ def train(config: TrainingConfig, data: CaptionData, out: Path, *, preset: str) 
 
     Returns:
         The trained captioner, in eval mode. A split that is empty, or holds nothing readable, is a `DataError`.
+
+    Raises:
+        ConfigError: if the loss is no longer a number.
     """
     torch.manual_seed(config.seed)
     draw = torch.Generator().manual_seed(config.seed)
@@ -134,33 +138,52 @@ def train(config: TrainingConfig, data: CaptionData, out: Path, *, preset: str) 
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=steps * config.epochs, pct_start=0.2
     )
-    best_loss, history = float("inf"), []
+    history: list[dict[str, float]] = []
+    best: dict[str, Tensor] = {}
     for epoch in range(1, config.epochs + 1):
-        captioner.train()
-        order = torch.randperm(len(examples.captions), generator=draw)
-        total = 0.0
-        batches = _batches(order, config.batch_size)
-        for batch in track(batches, total=steps, label=f"epoch {epoch} of {config.epochs}", unit="batches"):
-            loss = _loss(captioner, examples, batch, config, draw)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(captioner.parameters(), 5.0)
-            optimizer.step()
-            schedule.step()
-            total += loss.item() * len(batch)
+        label = f"epoch {epoch} of {config.epochs}"
+        loss = _train_epoch(captioner.train(), examples, config, draw, optimizer, schedule, label)
         val_loss, exact = _validate(captioner.eval(), validation, config)
-        history.append({"epoch": epoch, "loss": total / len(order), "val_loss": val_loss, "val_exact": exact})
+        if not math.isfinite(loss + val_loss):
+            raise ConfigError(
+                f"training diverged in epoch {epoch}; use another seed or a lower learning rate"
+            )
         say(
-            f"epoch {epoch}: training loss {total / len(order):.3f} nats per word, validation loss {val_loss:.3f}, "
+            f"epoch {epoch}: training loss {loss:.3f} nats per word, validation loss {val_loss:.3f}, "
             f"greedy captions that equal a reference {100 * exact:.1f} %"
         )
-        if val_loss < best_loss:
-            best_loss = val_loss
+        is_best = all(val_loss < earlier["val_loss"] for earlier in history)
+        history.append({"epoch": epoch, "loss": loss, "val_loss": val_loss, "val_exact": exact})
+        if is_best:
             training = _plain(config) | {"preset": preset, "data": data.name, "history": history[:]}
             save_native(captioner, out, training=training)
             best = {name: tensor.detach().clone() for name, tensor in captioner.state_dict().items()}
     captioner.load_state_dict(best)
     return captioner
+
+
+def _train_epoch(
+    captioner: Captioner,
+    examples: _Examples,
+    config: TrainingConfig,
+    draw: torch.Generator,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    label: str,
+) -> float:
+    """One pass over the training images in a new order; the mean loss."""
+    order = torch.randperm(len(examples.captions), generator=draw)
+    batches = _batches(order, config.batch_size)
+    total = 0.0
+    for batch in track(batches, total=len(batches), label=label, unit="batches"):
+        loss = _loss(captioner, examples, batch, config, draw)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(captioner.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        total += loss.item() * len(batch)
+    return total / len(order)
 
 
 def build_captioner(config: TrainingConfig, vocabulary: Vocabulary) -> Captioner:
@@ -288,6 +311,8 @@ def _validate(captioner: Captioner, examples: _Examples, config: TrainingConfig)
             _caption_loss(captioner, annotations.repeat_interleave(counts, dim=0), token_ids, 0.0)
         )
         words += said
+        if not math.isfinite(loss):
+            break  # nothing can be decoded with such weights
         for index, hypothesis in zip(indices, beam_search(captioner, annotations, 1), strict=True):
             spoken = captioner.vocabulary.decode(hypothesis.token_ids)
             exact += any(spoken == split_words(reference) for reference in examples.references[index])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.captioner import Captioner
 from models.decoder import Memory, State
+from models.errors import CheckpointError
 
 MAX_STEPS = 51
 """Longest caption in steps, `<end>` included: 50 words, as in the PyTorch tutorial."""
@@ -71,6 +72,9 @@ def beam_search(
 
     Returns:
         The best hypothesis of each image. Where none ended within `max_steps`, the best unfinished one.
+
+    Raises:
+        CheckpointError: if the model computes NaN.
     """
     assert beam_size >= 1
     assert max_steps >= 1
@@ -102,6 +106,12 @@ def beam_search(
         if best[image] is None:
             width = beams.scores.shape[1]
             best[image] = _hypothesis(beams, slot * width + int(beams.scores[slot].argmax()), finished=False)
+    if any(
+        hypothesis is None for hypothesis in best
+    ):  # comparisons with NaN are false: such images were dropped
+        raise CheckpointError(
+            "the model's word scores are not numbers; its weights are broken or far out of range"
+        )
     return [hypothesis for hypothesis in best if hypothesis is not None]
 
 

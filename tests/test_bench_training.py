@@ -7,6 +7,7 @@ import torch
 
 from bench.data.base import CaptionData, CaptionedImage, DataError
 from bench.data.scenes import SceneTruth, make_scene
+from bench.errors import ConfigError
 from bench.training import PRESETS, _caption_loss, _loss, _read, build_captioner, train
 from models.formats import load_captioner
 from models.vocabulary import Vocabulary, split_words
@@ -112,4 +113,10 @@ def test_nothing_to_train_on_is_an_error(tmp_path):
     ]
     with pytest.raises(DataError, match="nothing to train on"):
         train(tiny(), CaptionData("d", tuple(broken), "given"), tmp_path / "m.safetensors", preset="scenes")
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_training_that_diverges_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="training diverged in epoch 1"):
+        train(tiny(learning_rate=1e18), few_scenes(32, 4), tmp_path / "m.safetensors", preset="scenes")
     assert not (tmp_path / "m.safetensors").exists()

@@ -9,6 +9,7 @@ from models.beam import beam_search
 from models.captioner import Captioner
 from models.decoder import DecoderConfig
 from models.encoder import EncoderConfig
+from models.errors import CheckpointError
 from models.preprocessing import Preprocessing
 from models.vocabulary import Vocabulary
 
@@ -152,3 +153,12 @@ def test_decoding_keeps_no_gradients():
     captioner = make_captioner(9)
     (hypothesis,) = beam_search(captioner, make_annotations(captioner, 1), 2, max_steps=5)
     assert not hypothesis.alphas.requires_grad
+
+
+@torch.no_grad()
+def test_scores_that_are_not_numbers_are_an_error_not_a_missing_caption():
+    captioner = make_captioner(10)
+    annotations = make_annotations(captioner, 3)
+    annotations[1] = torch.nan
+    with pytest.raises(CheckpointError, match="word scores are not numbers"):
+        beam_search(captioner, annotations, 2, max_steps=5)
