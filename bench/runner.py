@@ -18,11 +18,9 @@ from bench.progress import say
 from bench.provenance import collect_provenance
 from bench.scoring import Scorer
 from bench.stages.decode import decode
-from bench.stages.explain import explain
 from bench.stages.score import score
 from models.captioner import Captioner
 from models.formats import load_captioner
-from reports.html import write_report
 from reports.records import SCHEMA_VERSION, DataInfo, ImageCounts, ModelInfo, RunRecord, StageRow
 from reports.store import RunStore
 
@@ -77,7 +75,10 @@ def _run_stages(
     stages: list[StageRow] = []
     done = {(row.image_id, row.beam_size) for row in store.read_captions()}
     with Scorer({image.image_id: image.references for image in images}) as scorer:
-        scorer.start()  # the Java processes warm up while the model decodes
+        scorer.start()  # the Java processes warm up while captum and seaborn load and the model decodes
+        from bench.stages.explain import explain
+        from reports.html import write_report
+
         with _timed(stages, "decode", len(images) * len(config.beam_sizes) - len(done), "captions"):
             decode(
                 captioner,

@@ -130,20 +130,16 @@ def test_captions_are_the_same_for_every_batch_size(tmp_path):
     assert said[0] == said[1] == said[2]
 
 
-def test_json_prints_what_run_json_holds(tmp_path, capsys):
-    out = tmp_path / "run"
-    assert (
-        main(["eval", "--limit", "2", "--explain", "0", "--beam-size", "2", "--out", str(out), "--json"]) == 0
-    )
-    assert json.loads(capsys.readouterr().out) == json.loads((out / "run.json").read_text())
-
-
-def test_one_image_has_no_cider_but_a_reason(tmp_path):
+def test_one_image_has_no_cider_but_a_reason_and_json_prints_what_run_json_holds(tmp_path, capsys):
     out = tmp_path / "one"
-    assert main(["eval", "--limit", "1", "--explain", "1", "--out", str(out)]) == 0
-    cider = next(row for row in RunStore(out).read_run().metrics if row.name == "CIDEr")
-    assert cider.value is None
-    assert "two images" in cider.reason
+    assert (
+        main(["eval", "--limit", "1", "--explain", "1", "--beam-size", "2", "--out", str(out), "--json"]) == 0
+    )
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((out / "run.json").read_text())
+    cider = next(row for row in printed["metrics"] if row["name"] == "CIDEr")
+    assert cider["value"] is None
+    assert "two images" in cider["reason"]
     assert (out / "report.html").exists()
 
 
