@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.config import EvalConfig
+from bench.config import LARGEST_BEAM, EvalConfig
 from bench.errors import ConfigError, DataError, ScoringError
 from bench.progress import say
 from models.errors import CheckpointError, PictureError
@@ -148,8 +148,8 @@ def _caption(options: argparse.Namespace) -> None:
     from models.formats import load_captioner
     from reports.wording import printable
 
-    if not 1 <= options.beam_size <= 100:
-        raise ConfigError(f"--beam-size is {options.beam_size}; expected 1 to 100")
+    if not 1 <= options.beam_size <= LARGEST_BEAM:
+        raise ConfigError(f"--beam-size is {options.beam_size}; expected 1 to {LARGEST_BEAM}")
     captioner, _ = load_captioner(options.checkpoint)
     results = []
     for path in options.pictures:

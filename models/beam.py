@@ -106,13 +106,12 @@ def beam_search(
         if best[image] is None:
             width = beams.scores.shape[1]
             best[image] = _hypothesis(beams, slot * width + int(beams.scores[slot].argmax()), finished=False)
-    if any(
-        hypothesis is None for hypothesis in best
-    ):  # comparisons with NaN are false: such images were dropped
+    hypotheses = [hypothesis for hypothesis in best if hypothesis is not None]
+    if len(hypotheses) < images:  # no comparison with NaN is true, so such images were dropped on the way
         raise CheckpointError(
             "the model's word scores are not numbers; its weights are broken or far out of range"
         )
-    return [hypothesis for hypothesis in best if hypothesis is not None]
+    return hypotheses
 
 
 def _extend(
@@ -127,9 +126,8 @@ def _extend(
     vocabulary_size = step_scores.shape[1]
     totals = beams.scores.unsqueeze(2) + step_scores.view(images, old_width, vocabulary_size)
     width = min(beam_size, old_width * vocabulary_size)
-    scores, flat = totals.view(images, -1).topk(
-        width, dim=1
-    )  # rank all continuations of all beams of an image
+    # Rank all continuations of all beams of an image.
+    scores, flat = totals.view(images, -1).topk(width, dim=1)
     ranks = torch.arange(width, device=flat.device)
     scores = scores.masked_fill(ranks >= beams.places.unsqueeze(1), -torch.inf)
     offsets = torch.arange(images, device=flat.device).unsqueeze(1) * old_width

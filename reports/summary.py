@@ -99,6 +99,7 @@ def summarise(store: RunStore) -> Summary:
         of = {method.name: rows[rows["method"] == method.name] for method in methods}
     attention = [("all words", of["attention"])] if "attention" in of else []
     by_class = list(_by_class(of["attention"])) if attention else []
+    classes = {name: _class_tables(of, name) for name, _ in by_class}
     at_best = scores[scores["beam_size"] == best.beam_size] if scores is not None and best else None
     completeness = ((method.name, _completeness(of[method.name])) for method in methods if method.complete)
     return Summary(
@@ -109,9 +110,13 @@ def summarise(store: RunStore) -> Summary:
         ranking=_ranking(at_best, best.name) if at_best is not None and best else {},
         methods=methods,
         localisation=_table(of.items(), LOCALISATION),
-        attention_by_class=_table(by_class, LOCALISATION),
+        attention_by_class={
+            name: tables.localisation["attention"]
+            for name, tables in classes.items()
+            if "attention" in tables.localisation
+        },
         agreement=_table(_compared(of), AGREEMENT),
-        classes={name: _class_tables(of, name) for name, _ in by_class},
+        classes=classes,
         completeness={name: found for name, found in completeness if found},
         paths=_table(attention + by_class, PATHS),
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float16
+from PIL import Image
 from torch import Tensor
 
 from bench.data.base import CaptionedImage, GroundTruth, WordRegion
@@ -59,6 +60,8 @@ class _Item:
     alphas: Float[np.ndarray, "word cells"]
     classes: list[str]
     places: list[_Place | None]
+    thumb: bytes
+    """What the model sees, as a JPEG."""
 
 
 def explain(
@@ -88,7 +91,6 @@ def explain(
     donors = _Donors(items)
     rows: list[dict[str, Any]] = []
     maps: dict[str, Float16[np.ndarray, "word rows cols"]] = {}
-    thumbs: dict[str, bytes] = {}
     for index, item in enumerate(track(items, total=len(items), label="explaining", unit="images")):
         caption = ExplainedCaption(
             captioner=captioner,
@@ -106,9 +108,8 @@ def explain(
             maps[map_key(item.image.image_id, item.row.beam_size, name)] = found.maps.astype(np.float16)
             rows.extend(_word_rows(name, found, item, nulls, caption))
         rows.extend(_oracle_rows(item, captioner.grid))
-        thumbs[item.image.image_id] = _thumb(captioner, item.image)
     store.write_maps(maps)
-    store.write_thumbs(thumbs)
+    store.write_thumbs({item.image.image_id: item.thumb for item in items})
     store.write_attributions(pd.DataFrame(rows))
     methods = [MethodInfo(m.name, m.label, m.kind, m.signed, m.complete, m.source) for m in METHODS.values()]
     return ExplanationInfo(
@@ -126,7 +127,8 @@ def _observe(
     captioner: Captioner, image: CaptionedImage, row: CaptionRow, ground_truth: GroundTruth | None
 ) -> _Item:
     """Encodes an image again and looks where its stored caption looked."""
-    pixels = captioner.preprocessing(image.picture()).to(captioner.device)
+    view = captioner.preprocessing.view(image.picture())
+    pixels = captioner.preprocessing(view).to(captioner.device)
     annotations = captioner.encode(pixels.unsqueeze(0))
     token_ids = torch.tensor([row.token_ids], device=captioner.device)
     alphas = captioner.decoder(annotations, token_ids, captioner.vocabulary.start).alphas[0, : len(row.words)]
@@ -136,7 +138,8 @@ def _observe(
     else:
         classes = ground_truth.word_classes(row.words)
         places = [_place(region, captioner.grid) for region in ground_truth.regions(image, row.words)]
-    return _Item(image, row, pixels, annotations[0], alphas.double().cpu().numpy(), classes, places)
+    looked = alphas.double().cpu().numpy()
+    return _Item(image, row, pixels, annotations[0], looked, classes, places, _thumb(view))
 
 
 def _place(region: WordRegion | None, grid: tuple[int, int]) -> _Place | None:
@@ -215,8 +218,8 @@ def _word_rows(
                 "share_now": shares.now[word],
                 "share_past": shares.past[word],
                 "share_init": shares.init[word],
+                "path_sum_error": shares.path_sum_error[word],
             }
-            row |= {"path_sum_error": shares.path_sum_error[word]}
         return rows
     flat = found.maps.reshape(len(found.maps), -1)
     agreed, by_chance = agreement(flat, item.alphas), null_agreement(flat, nulls)
@@ -268,10 +271,10 @@ def _image_seed(image_id: str, seed: int) -> int:
     )
 
 
-def _thumb(captioner: Captioner, image: CaptionedImage) -> bytes:
+def _thumb(view: Image.Image) -> bytes:
     """What the model sees, as a JPEG without the original's metadata."""
-    view = captioner.preprocessing.view(image.picture())
-    view.thumbnail((224, 224))
+    small = view.copy()
+    small.thumbnail((224, 224))
     content = io.BytesIO()
-    view.save(content, format="JPEG", quality=88)
+    small.save(content, format="JPEG", quality=88)
     return content.getvalue()

@@ -130,10 +130,8 @@ def _build(path: Path, about: dict[str, Any], shapes: dict[str, tuple[int, ...]]
             f"{path.name}: the vocabulary has {len(vocabulary)} words "
             f"but the output layer {decoder.vocabulary_size} rows"
         )
-    with (
-        torch.device("meta"),
-        _Uninitialised(),
-    ):  # shapes only: nothing announced costs memory before it is verified
+    # On the meta device tensors have shapes only: nothing announced costs memory before it is verified.
+    with torch.device("meta"), _Uninitialised():
         expected = {
             name: tuple(tensor.shape)
             for name, tensor in Captioner(encoder, decoder, vocabulary, preprocessing).state_dict().items()
