@@ -140,6 +140,8 @@ def test_meteor_bears_a_foreign_locale_and_any_folder_and_is_killed_when_stopped
         np.testing.assert_array_equal(empty, [0, 2, 0, 1, *[0] * 19])
         meteor._deadline = 0.3
         os.kill(meteor._process.pid, signal.SIGSTOP)
+        # A signal takes its time to arrive.
+        os.waitid(os.P_PID, meteor._process.pid, os.WSTOPPED | os.WNOWAIT)
         with pytest.raises(JavaError, match=r"did not answer within 0.3 s and was stopped"):
             meteor.statistics(PAIRS)
         assert meteor._process.wait() == -signal.SIGKILL
