@@ -1,7 +1,8 @@
 """Encoders: from an image to a grid of annotation vectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.errors import CheckpointError
+from models.folding import FoldedTwin
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,24 @@ class TrunkEncoder(nn.Module):
     """A torchvision network without its pooling and classifier, its map pooled to the grid.
 
     The tutorial's 14 x 14 grid is an 8 x 8 map of ResNet-101 pooled *up*: it carries 8 x 8 cells' worth of sight.
+    Without gradients, a folded copy of the trunk computes the same faster.
     """
 
     def __init__(self, config: EncoderConfig, trunk: nn.Module, annotation_dim: int) -> None:
         super().__init__()
         self.trunk = trunk
         self.annotation_dim = annotation_dim
+        self.name = config.name
         self.grid = config.grid
+        self._folded = FoldedTwin(trunk)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows cols"]:
         """Annotation vectors on the grid."""
-        return _on_grid(self.trunk(images), self.grid)
+        if self.training or torch.is_grad_enabled():
+            return _on_grid(self.trunk(images), self.grid)
+        device = images.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        return _on_grid(self._folded(images, dtype).float(), self.grid)
 
 
 def _on_grid(
@@ -94,9 +103,21 @@ def _on_grid(
 
 def _torchvision_model(name: str, weights: str | None) -> nn.Module:
     # Imported here because torchvision loads torch's compiler, seconds that the scene encoder need not wait for.
-    from torchvision.models import get_model
+    from torchvision.models import get_model, get_model_weights
 
-    network: nn.Module = get_model(name, weights=weights)
+    known = get_model_weights(name).__members__
+    if weights is not None and weights not in known:
+        raise CheckpointError(
+            f"there are no weights {weights!r} of {name}, neither a file nor one of torchvision's; "
+            f"torchvision has {', '.join(known)}"
+        )
+    try:
+        network: nn.Module = get_model(name, weights=weights)
+    except (OSError, RuntimeError) as error:  # no network, or the file arrived damaged
+        raise CheckpointError(
+            f"the weights {weights!r} of {name} could not be downloaded ({error}); download them where there is a "
+            "network, then give the file with --encoder-weights FILE"
+        ) from error
     return network
 
 
@@ -123,8 +144,15 @@ def _scenes(config: EncoderConfig, weights: str | None) -> nn.Module:
 ENCODERS: dict[str, Callable[[EncoderConfig, str | None], nn.Module]] = {
     "scenes": _scenes,
     "resnet18": _resnet("resnet18", 512),
+    "resnet34": _resnet("resnet34", 512),
     "resnet50": _resnet("resnet50", 2048),
     "resnet101": _resnet("resnet101", 2048),
+    "resnet152": _resnet("resnet152", 2048),
+    "wide_resnet50_2": _resnet("wide_resnet50_2", 2048),
+    "wide_resnet101_2": _resnet("wide_resnet101_2", 2048),
+    "resnext50_32x4d": _resnet("resnext50_32x4d", 2048),
+    "resnext101_32x8d": _resnet("resnext101_32x8d", 2048),
+    "resnext101_64x4d": _resnet("resnext101_64x4d", 2048),
     "vgg19": _vgg19,
 }
 """Name -> builder. A new encoder is one line here; its module needs `annotation_dim` and a (B, D, H_g, W_g) output."""
@@ -135,15 +163,68 @@ def build_encoder(config: EncoderConfig, *, weights: str | None = None) -> nn.Mo
 
     Args:
         config: which one, and its grid.
-        weights: the name of torchvision weights ("IMAGENET1K_V1", "DEFAULT"), downloaded by torchvision on first
-            use; None for random initialisation. A checkpoint's own weights replace either.
+        weights: a file of torchvision weights, or torchvision's name of them ("IMAGENET1K_V1", "DEFAULT"), which it
+            downloads on first use; None for random initialisation. A checkpoint's own weights replace either.
 
     Returns:
         A module from (B, 3, H, W) to (B, D, H_g, W_g) with the attribute `annotation_dim`.
 
     Raises:
-        CheckpointError: if no encoder has this name.
+        CheckpointError: if no encoder has this name, or the weights can't be had or are another network's.
     """
     if config.name not in ENCODERS:
         raise CheckpointError(f"there is no encoder {config.name!r}; known encoders: {', '.join(ENCODERS)}")
-    return ENCODERS[config.name](config, weights)
+    if weights is None or not Path(weights).is_file():
+        return ENCODERS[config.name](config, weights)
+    from models.formats import encoder_weights
+
+    encoder = ENCODERS[config.name](config, None)
+    load_trunk(encoder, encoder_weights(Path(weights)))
+    return encoder
+
+
+_RESNET_CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+
+
+def load_trunk(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Fills an encoder's trunk with a network's weights.
+
+    Args:
+        encoder: from `build_encoder`.
+        tensors: the network's state dict as torchvision names it; its classifier is passed over, and so are missing
+            counters of batch normalisation, which only training reads.
+
+    Raises:
+        CheckpointError: if they are the weights of another network.
+    """
+    if not isinstance(encoder, TrunkEncoder):
+        raise CheckpointError("the scene encoder has no published weights; leave --encoder-weights out")
+    trunk = {}
+    for path, tensor in tensors.items():
+        child, _, rest = path.partition(".")
+        if child in _RESNET_CHILDREN:
+            trunk[f"{_RESNET_CHILDREN[child]}.{rest}"] = tensor
+        elif child == "features":
+            trunk[rest] = tensor
+    if _shapes(trunk) != _shapes(encoder.trunk.state_dict()):
+        raise CheckpointError(
+            f"the encoder weights are those of {_whose(trunk)}, but the model's encoder is {encoder.name}; "
+            f"give weights of {encoder.name}"
+        )
+    encoder.trunk.load_state_dict(trunk, strict=False)  # all but the counters has been compared
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {
+        name: tensor.shape for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")
+    }
+
+
+def _whose(trunk: Mapping[str, Tensor]) -> str:
+    """The encoder that has such a trunk."""
+    for name in ENCODERS:
+        with torch.device("meta"):  # shapes without numbers
+            encoder = build_encoder(EncoderConfig(name))
+        if isinstance(encoder, TrunkEncoder) and _shapes(encoder.trunk.state_dict()) == _shapes(trunk):
+            return name
+    return "a network that is none of the known encoders"

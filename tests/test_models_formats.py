@@ -11,7 +11,7 @@ from models.captioner import Captioner
 from models.decoder import DecoderConfig
 from models.encoder import ENCODERS, EncoderConfig
 from models.errors import CheckpointError
-from models.formats import load_captioner
+from models.formats import load_checkpoint
 from models.formats.native import save_native
 from models.preprocessing import Preprocessing
 from models.vocabulary import Vocabulary
@@ -23,7 +23,9 @@ def make_captioner():
     decoder = DecoderConfig(
         len(vocabulary), 80, embedding_dim=4, hidden_dim=5, attention_dim=3, gate="vector"
     )
-    return Captioner(EncoderConfig("scenes", 5), decoder, vocabulary, Preprocessing(size=40)).eval()
+    return Captioner(
+        EncoderConfig("scenes", 5), decoder, vocabulary, Preprocessing(size=40), max_steps=20
+    ).eval()
 
 
 @pytest.fixture
@@ -47,7 +49,10 @@ def rewritten(path, change):
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(checkpoint):
-    saved, (loaded, training) = make_captioner(), load_captioner(checkpoint)
+    saved, read = make_captioner(), load_checkpoint(checkpoint)
+    loaded, training = read.captioner, read.training
+    assert (read.layout, read.container) == ("native", "safetensors")
+    assert loaded.max_steps == saved.max_steps == 20
     assert loaded.vocabulary == saved.vocabulary
     assert loaded.preprocessing == saved.preprocessing
     assert loaded.decoder.config == saved.decoder.config
@@ -64,7 +69,7 @@ def test_saving_twice_gives_the_same_bytes(checkpoint, tmp_path):
 
 def test_a_checkpoint_is_known_by_its_content_not_its_name(checkpoint, tmp_path):
     renamed = checkpoint.rename(tmp_path / "model.pth.tar")
-    assert load_captioner(renamed)[0].vocabulary == make_captioner().vocabulary
+    assert load_checkpoint(renamed).captioner.vocabulary == make_captioner().vocabulary
 
 
 @pytest.mark.parametrize(
@@ -74,17 +79,17 @@ def test_a_checkpoint_is_known_by_its_content_not_its_name(checkpoint, tmp_path)
         (b"hello, I am a text file\n", "not of a known kind"),
         (b"<!DOCTYPE html><html>404</html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "run `git lfs pull`"),
-        (b"PK\x03\x04" + bytes(100), "a zip archive"),
+        (b"PK\x03\x04" + bytes(100), "damaged or cut off"),
         (struct.pack("<Q", 1 << 40) + b"{" + bytes(50), "not of a known kind"),
         (struct.pack("<Q", 20) + b"{" + bytes(50), "damaged or truncated"),
-        (b"\xff\xd8\xff\xe0" + bytes(50), "not of a known kind"),
+        (b"\xff\xd8\xff\xe0" + bytes(50), "a JPEG picture"),
     ],
 )
 def test_files_that_are_no_checkpoints_are_called_what_they_are(tmp_path, content, message):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
-        load_captioner(path)
+        load_checkpoint(path)
 
 
 def test_every_truncation_is_refused(checkpoint):
@@ -92,20 +97,20 @@ def test_every_truncation_is_refused(checkpoint):
     for length in (1, 8, 9, 100, len(whole) // 2, len(whole) - 1):
         checkpoint.write_bytes(whole[:length])
         with pytest.raises(CheckpointError):
-            load_captioner(checkpoint)
+            load_checkpoint(checkpoint)
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
-        load_captioner(tmp_path / "nothing.safetensors")
+        load_checkpoint(tmp_path / "nothing.safetensors")
     with pytest.raises(CheckpointError, match="is a folder"):
-        load_captioner(tmp_path)
+        load_checkpoint(tmp_path)
 
 
 def test_safetensors_without_a_description_are_refused(tmp_path):
     save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="without a gazebench description"):
-        load_captioner(tmp_path / "x.safetensors")
+        load_checkpoint(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +119,7 @@ def test_safetensors_without_a_description_are_refused(tmp_path):
         (lambda a: a.update(format_version=2), "format version 2"),
         (lambda a: a["decoder"].update(hidden_dim=10**9), "hidden_dim can't be 1000000000"),
         (lambda a: a["decoder"].update(hidden_dim=2**20), "but the configuration calls for"),
+        (lambda a: a.update(max_steps=10**6), "max_steps can't be 1000000"),
         (lambda a: a["decoder"].update(hidden_dim="5"), "hidden_dim can't be '5'"),
         (lambda a: a["decoder"].update(gate="sometimes"), "gate can't be 'sometimes'"),
         (lambda a: a["decoder"].update(wings=2), r"unknown fields \['wings'\]"),
@@ -132,7 +138,16 @@ def test_safetensors_without_a_description_are_refused(tmp_path):
 )
 def test_inconsistent_descriptions_are_refused_by_name(checkpoint, change, message):
     with pytest.raises(CheckpointError, match=message):
-        load_captioner(rewritten(checkpoint, change))
+        load_checkpoint(rewritten(checkpoint, change))
+
+
+def test_a_checkpoint_written_before_max_steps_was_stored_decodes_as_the_tutorial_does(checkpoint):
+    assert load_checkpoint(rewritten(checkpoint, lambda a: a.pop("max_steps"))).captioner.max_steps == 51
+
+
+def test_a_word_map_for_a_checkpoint_that_holds_its_words_is_refused(checkpoint):
+    with pytest.raises(CheckpointError, match="leave --word-map out"):
+        load_checkpoint(checkpoint, word_map=checkpoint)
 
 
 def test_weights_that_are_not_finite_are_refused(checkpoint, tmp_path):
@@ -141,7 +156,7 @@ def test_weights_that_are_not_finite_are_refused(checkpoint, tmp_path):
         captioner.decoder.output.weight[0, 0] = torch.nan
     save_native(captioner, tmp_path / "broken.safetensors", training={})
     with pytest.raises(CheckpointError, match=r"decoder\.output\.weight holds values that are not finite"):
-        load_captioner(tmp_path / "broken.safetensors")
+        load_checkpoint(tmp_path / "broken.safetensors")
 
 
 def test_flipped_bytes_give_a_captioner_or_a_checkpoint_error_and_nothing_else(checkpoint):
@@ -153,7 +168,7 @@ def test_flipped_bytes_give_a_captioner_or_a_checkpoint_error_and_nothing_else(c
             damaged[place] = int(torch.randint(256, (), generator=generator))
         checkpoint.write_bytes(damaged)
         try:
-            load_captioner(checkpoint)
+            load_checkpoint(checkpoint)
         except CheckpointError as error:
             assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
 

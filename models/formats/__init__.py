@@ -1,69 +1,94 @@
-"""Checkpoint files: each layout is one module, recognised from content."""
+"""Checkpoint files: each layout is one module, recognised from content. Nothing in a file is ever executed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from models.captioner import Captioner
+import torch
+from torch import Tensor
+
 from models.errors import CheckpointError
-from models.formats import native
+from models.formats import mrfahrenhiet, native, sgrvinod
+from models.formats.assembly import Checkpoint
+from models.formats.containers import open_content
+from models.formats.content import Content
+
+__all__ = ["FORMATS", "Checkpoint", "encoder_weights", "load_checkpoint"]
 
 
 @dataclass(frozen=True)
 class Format:
     """One checkpoint layout."""
 
-    recognise: Callable[[Path], bool]
-    """Whether a file is of this layout, judged by its first bytes."""
-    load: Callable[[Path], tuple[Captioner, dict[str, Any]]]
-    """The captioner, and how it was trained; raises CheckpointError."""
+    recognise: Callable[[Content], bool]
+    """Whether a file is of this layout."""
+    load: Callable[[Content, Path | None, str | None], Checkpoint]
+    """From the content, a word map and encoder weights; raises CheckpointError."""
 
 
-FORMATS: dict[str, Format] = {"native": Format(native.recognise, native.load_native)}
+FORMATS: dict[str, Format] = {
+    "native": Format(native.recognise, native.load),
+    "sgrvinod": Format(sgrvinod.recognise, sgrvinod.load),
+    "mrfahrenhiet": Format(mrfahrenhiet.recognise, mrfahrenhiet.load),
+}
 """Name -> layout, in the order in which they are tried."""
 
-# How files begin that people mistake for checkpoints; the message says what they are.
-_MISTAKEN = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
-    b"<!DOCTYPE": "a web page; the download went wrong",
-    b"<html": "a web page; the download went wrong",
-    b"PK\x03\x04": "a zip archive, perhaps of torch.save; this version reads .safetensors checkpoints",
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19": "written by torch.save; this version reads .safetensors checkpoints",
-}
 
-
-def load_captioner(path: Path) -> tuple[Captioner, dict[str, Any]]:
-    """Loads a checkpoint of any known layout. Nothing in the file is executed.
+def load_checkpoint(
+    path: Path, *, word_map: Path | None = None, encoder_weights: str | None = None
+) -> Checkpoint:
+    """Loads a checkpoint of any known layout. Nothing in the file is executed or imported.
 
     Args:
         path: the checkpoint.
+        word_map: the word map of a checkpoint that does not hold its words; None to look beside it.
+        encoder_weights: a file of ResNet weights, or torchvision's name of them, used only for a checkpoint without an
+            encoder.
 
     Returns:
-        The captioner, on the CPU and in eval mode, and how it was trained as far as the file says.
+        The captioner, and what is known of the file.
 
     Raises:
         CheckpointError: if there is no such file, or it is not a usable checkpoint.
     """
-    try:
-        if not path.is_file():
-            kind = "is a folder" if path.is_dir() else "does not exist"
-            raise CheckpointError(
-                f"checkpoint {path.absolute()} {kind}; give the path of a .safetensors file"
-            )
-        if path.stat().st_size == 0:
-            raise CheckpointError(f"checkpoint {path.name} is empty (0 bytes); copy or download it again")
-        for layout in FORMATS.values():
-            if layout.recognise(path):
-                return layout.load(path)
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {path} can't be read: {error.strerror}") from error
-    for magic, what in _MISTAKEN.items():
-        if start.startswith(magic):
-            raise CheckpointError(f"checkpoint {path.name} is {what}")
+    content = open_content(path)
+    for layout in FORMATS.values():
+        if layout.recognise(content):
+            return layout.load(content, word_map, encoder_weights)
+    if not content.tensors:
+        raise CheckpointError(f"{path.name} holds no tensors, so it is no checkpoint of a captioner")
+    if content.container == "safetensors":
+        raise CheckpointError(
+            f"{path.name} is a safetensors file without a gazebench description or a decoder of a known layout; "
+            "expected a file written by `gazebench train` or `gazebench convert`"
+        )
+    names = sorted(content.tensors)
+    some = ", ".join(names[:: max(1, len(names) // 4)][:4])
     raise CheckpointError(
-        f"checkpoint {path.name} is not of a known kind (it begins with {start[:12]!r}); "
-        f"known kinds: {', '.join(FORMATS)}"
+        f"{path.name} holds {len(names)} tensors ({some:.200}), but no decoder of a known layout; known layouts: "
+        f"{', '.join(FORMATS)}"
     )
+
+
+def encoder_weights(path: Path) -> dict[str, Tensor]:
+    """Reads the weights of an encoder, saved as torchvision saves them or as safetensors; nothing is executed.
+
+    Args:
+        path: a state dict.
+
+    Returns:
+        Its tensors by name.
+
+    Raises:
+        CheckpointError: if it can't be read, or holds numbers that are not finite.
+    """
+    tensors = {name: tensor.read() for name, tensor in open_content(path).tensors.items()}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path.name}: tensor {name} holds values that are not finite")
+    return tensors
+
+
+def load_captioner(path: Path):  # REMOVE
+    c = load_checkpoint(path)
+    return c.captioner, c.training

@@ -5,27 +5,25 @@ Nothing in such a file can be executed: safetensors is a header and raw numbers,
 
 import json
 import math
-import struct
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch.overrides import TorchFunctionMode
 
-from models.captioner import Captioner
+from models.captioner import MAX_STEPS, Captioner
 from models.decoder import DecoderConfig
 from models.encoder import EncoderConfig
 from models.errors import CheckpointError
+from models.formats.assembly import Checkpoint, assemble
+from models.formats.content import Content
 from models.preprocessing import Preprocessing
 from models.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
 _KEY = "gazebench"
-_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
-_LIMITS = {"grid": 64, "size": 2048}
+_LIMITS = {"grid": 64, "size": 2048, "max_steps": 1000}
 """Largest values of the fields that cost memory without a tensor in the file to vouch for them."""
 _LARGEST_DIM = 2**20
 """Largest value of any other whole number."""
@@ -33,11 +31,9 @@ _LARGEST_DIM = 2**20
 T = TypeVar("T")
 
 
-def recognise(path: Path) -> bool:
-    """Whether a file starts as safetensors does: eight bytes of header length, then a JSON object."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    return len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] <= _MAX_HEADER_BYTES
+def recognise(content: Content) -> bool:
+    """Whether the header of a safetensors file holds our description."""
+    return _KEY in content.metadata
 
 
 def save_native(captioner: Captioner, path: Path, *, training: dict[str, Any]) -> None:
@@ -53,6 +49,7 @@ def save_native(captioner: Captioner, path: Path, *, training: dict[str, Any]) -
         "encoder": asdict(captioner.encoder_config),
         "decoder": asdict(captioner.decoder.config),
         "preprocessing": asdict(captioner.preprocessing),
+        "max_steps": captioner.max_steps,
         "vocabulary": {
             "words": captioner.vocabulary.words,
             **{role: getattr(captioner.vocabulary, role) for role in ("pad", "start", "end", "unk")},
@@ -67,45 +64,40 @@ def save_native(captioner: Captioner, path: Path, *, training: dict[str, Any]) -
     unfinished.replace(path)
 
 
-def load_native(path: Path) -> tuple[Captioner, dict[str, Any]]:
+def load(content: Content, word_map: Path | None, _: str | None) -> Checkpoint:
     """Reads a checkpoint.
 
     Args:
-        path: a file written by `save_native`.
+        content: a file written by `save_native`.
+        word_map: must be None; a native checkpoint holds its words.
+        _: encoder weights, of no use: a native checkpoint holds its encoder.
 
     Returns:
-        The captioner, on the CPU, in eval mode, and how it was trained.
+        The checkpoint.
 
     Raises:
-        CheckpointError: if the file is damaged, of a newer version, not a captioner, or inconsistent.
+        CheckpointError: if the file is of a newer version, inconsistent, or a word map was given.
     """
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            about = _about(path, file.metadata())
-            names = list(file.keys())
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            captioner = _build(path, about, shapes)
-            tensors = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path.name} is damaged or truncated: {error}; copy or download it again"
-        ) from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(
-                f"{path.name}: tensor {name} holds values that are not finite; the model is broken"
-            )
-    captioner.load_state_dict(tensors)
+    path = content.path
+    if word_map is not None:
+        raise CheckpointError(f"{path.name} holds its own words; leave --word-map out")
+    about = _about(path, content.metadata)
+    captioner = assemble(
+        content,
+        content.tensors,
+        encoder=_checked(path, EncoderConfig, about.get("encoder")),
+        decoder=_checked(path, DecoderConfig, about.get("decoder")),
+        preprocessing=_checked(path, Preprocessing, about.get("preprocessing")),
+        vocabulary=_vocabulary(path, about.get("vocabulary")),
+        max_steps=_max_steps(path, about.get("max_steps", MAX_STEPS)),
+    )
     training = about.get("training", {})
-    return captioner.eval(), training if isinstance(training, dict) else {}
+    training = training if isinstance(training, dict) else {}
+    origin = "gazebench convert" if "layout" in training else "gazebench train"
+    return Checkpoint(captioner, "native", content.container, origin, (), (), training)
 
 
-def _about(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
-    if not metadata or _KEY not in metadata:
-        raise CheckpointError(
-            f"{path.name} is a safetensors file without a gazebench description; expected a file written by "
-            "`gazebench train`, which holds the vocabulary and the configuration beside the weights"
-        )
+def _about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         about = json.loads(metadata[_KEY])
     except (ValueError, RecursionError) as error:
@@ -119,45 +111,10 @@ def _about(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
     return about
 
 
-def _build(path: Path, about: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Captioner:
-    """Builds the captioner, after making sure that the file really holds tensors of the sizes it announces."""
-    encoder = _checked(path, EncoderConfig, about.get("encoder"))
-    decoder = _checked(path, DecoderConfig, about.get("decoder"))
-    preprocessing = _checked(path, Preprocessing, about.get("preprocessing"))
-    vocabulary = _vocabulary(path, about.get("vocabulary"))
-    if len(vocabulary) != decoder.vocabulary_size:
-        raise CheckpointError(
-            f"{path.name}: the vocabulary has {len(vocabulary)} words "
-            f"but the output layer {decoder.vocabulary_size} rows"
-        )
-    # On the meta device tensors have shapes only: nothing announced costs memory before it is verified.
-    with torch.device("meta"), _Uninitialised():
-        expected = {
-            name: tuple(tensor.shape)
-            for name, tensor in Captioner(encoder, decoder, vocabulary, preprocessing).state_dict().items()
-        }
-    for name in sorted(expected.keys() | shapes.keys()):
-        if expected.get(name) != shapes.get(name):
-            raise CheckpointError(
-                f"{path.name}: tensor {name} has shape {shapes.get(name, 'none (it is missing)')}, "
-                f"but the configuration calls for {expected.get(name, 'none (no such tensor)')}"
-            )
-    with _Uninitialised():
-        return Captioner(encoder, decoder, vocabulary, preprocessing)
-
-
-class _Uninitialised(TorchFunctionMode):
-    """Skips the random initialisation of weights that are about to be replaced.
-
-    It costs time, and on the meta device torch would load its compiler for it, which costs seconds.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
-        return func(*args, **(kwargs or {}))
+def _max_steps(path: Path, value: object) -> int:
+    if type(value) is not int or not 1 <= value <= _LIMITS["max_steps"]:
+        raise CheckpointError(f"{path.name}: max_steps can't be {value!r:.80}")
+    return value
 
 
 def _vocabulary(path: Path, value: object) -> Vocabulary:

@@ -1,0 +1,373 @@
+"""Reading a pickle as data. A pickle is a program for a small stack machine; this machine can only build trees.
+
+Python's own unpickler imports and calls whatever a file names. This one knows no way to do either: a class in the file
+becomes a `Name`, an instance of it an `Object` that only remembers its state, and the few functions that checkpoints
+really need are interpreted here. Every other function is refused, so that a file that tries to run something is
+reported, not just disarmed.
+"""
+
+import io
+import pickletools
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn
+
+MAX_BYTES = 64 << 20
+"""Longest pickle that is read; the tutorial's take 40 kB, a vocabulary of a million words 50 MB."""
+MAX_INSTRUCTIONS = 6_000_000
+"""Most instructions; the tutorial's pickles hold 14,000."""
+_MAX_INT_BITS = 128
+
+
+class PickleError(ValueError):
+    """A pickle is damaged, asks for something that no checkpoint needs, or is too large; the text says which."""
+
+
+class Name(NamedTuple):
+    """A class or function that a pickle refers to; nothing is imported."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(eq=False)
+class Object:
+    """An instance of a class that is not there: its class's name and its attributes."""
+
+    kind: Name
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class Storage(NamedTuple):
+    """A run of numbers that lies elsewhere in the file."""
+
+    dtype: str
+    """As torch names it; "uint8" for untyped storages."""
+    key: str
+    location: str
+    """The device it was saved from."""
+    items: int
+
+
+@dataclass(frozen=True, eq=False)
+class TensorView:
+    """A tensor that a pickle describes: which part of which storage. Nothing about it has been verified."""
+
+    storage: Storage
+    dtype: str
+    offset: int
+    """In items of `dtype`, as are the strides."""
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class Pickle(NamedTuple):
+    """What one pickle holds."""
+
+    value: Any
+    """Dicts with scalar keys, lists, tuples, scalars, `Name`, `Object`, `TensorView`; parts may be shared or cyclic."""
+    end: int
+    """Where it ended in the bytes that were read."""
+    storages: dict[str, Storage]
+    """All storages it refers to, by key."""
+    sources: int
+    """How many classes it brings source text of; torch embedded it until 1.5, and it is never looked at."""
+
+
+STORAGES = {
+    "FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
+    "ByteStorage": "uint8", "BoolStorage": "bool", "UntypedStorage": "uint8",
+}  # fmt: skip
+_LIBRARY_CLASSES = ("torch.nn.", "torch.optim.", "torchvision.models.", "torchvision.ops.")
+_DATA_CLASSES = {Name("argparse", "Namespace"), Name("pathlib", "PosixPath"), Name("numpy", "dtype")}
+_OF_AN_AUTHOR = re.compile(
+    r"encoder|decoder|attention|attn|attend|vocab|word|caption|model|net|cnn|rnn|lstm|config|opt|param|args",
+    re.I,
+)
+_SCALARS = (str, bytes, int, float, bool, type(None))
+
+
+def read_pickle(data: bytes, start: int = 0) -> Pickle:
+    """Reads one pickle.
+
+    Args:
+        data: holds the pickle; what follows it is not looked at.
+        start: where it begins.
+
+    Returns:
+        Its content.
+
+    Raises:
+        PickleError: if it is damaged, too large, or names a function or class that checkpoints have no use for.
+    """
+    machine = _Machine()
+    stream = io.BytesIO(data)
+    stream.seek(start)
+    try:
+        for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
+            if count >= MAX_INSTRUCTIONS or (position or 0) - start > MAX_BYTES:
+                raise PickleError(
+                    f"its pickle has more than {MAX_INSTRUCTIONS:,} instructions or {MAX_BYTES:,} bytes"
+                )
+            if opcode.name == "STOP":
+                return Pickle(machine.stack.pop(), stream.tell(), machine.storages, machine.sources)
+            machine.execute(opcode.name, argument)
+    except PickleError:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError, AttributeError) as error:
+        raise PickleError(
+            f"its pickle is damaged or cut off ({str(error)[:80] or type(error).__name__})"
+        ) from error
+    raise PickleError("its pickle is cut off")
+
+
+class _Machine:
+    """The stack, the memo, and what each instruction does to them (Lib/pickletools.py documents every one)."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.storages: dict[str, Storage] = {}
+        self.sources = 0
+
+    def execute(self, instruction: str, argument: Any) -> None:
+        if instruction in _PUSHED:
+            self.stack.append(self._scalar(argument))
+        elif instruction in _CONSTANTS:
+            self.stack.append(_CONSTANTS[instruction]())
+        elif instruction in _INSTRUCTIONS:
+            _INSTRUCTIONS[instruction](self, argument)
+        elif instruction not in ("PROTO", "FRAME"):
+            raise PickleError(f"its pickle uses the instruction {instruction}, which torch.save never writes")
+
+    @staticmethod
+    def _scalar(value: Any) -> Any:
+        if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
+            raise PickleError("its pickle holds a whole number of more than 128 bits")
+        return value
+
+    def since_mark(self) -> list[Any]:
+        """What was pushed since the last mark, taken off the stack."""
+        mark = self.marks.pop()
+        items = self.stack[mark:]
+        del self.stack[mark:]
+        return items
+
+    def remember(self, key: int | None) -> None:
+        self.memo[len(self.memo) if key is None else key] = self.stack[-1]
+
+    def name(self, argument: str | None) -> None:
+        if argument is None:
+            name, module = self.stack.pop(), self.stack.pop()
+        else:
+            module, _, name = argument.partition(" ")
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise PickleError("its pickle names a class by something that is not text")
+        self.stack.append(Name(_MODERN.get(module, module), name))
+
+    def call(self, _: Any) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not isinstance(function, Name) or not isinstance(arguments, tuple):
+            raise PickleError("its pickle calls something that is not a function")
+        if function not in _FUNCTIONS:
+            _refuse(f"calls {function}")
+        self.stack.append(_FUNCTIONS[function](*arguments))
+
+    def new(self, arguments: int) -> None:
+        """An instance without a call of its constructor; its arguments are dropped."""
+        del self.stack[len(self.stack) - arguments :]
+        self.stack.append(_instance(self.stack.pop()))
+
+    def build(self, _: Any) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(state, tuple) and len(state) == 2:  # attributes, and those in slots
+            state = {**(state[0] or {}), **(state[1] or {})}
+        if isinstance(target, Object) and isinstance(state, dict):
+            target.attributes.update((key, value) for key, value in state.items() if isinstance(key, str))
+        elif not isinstance(target, Object | dict):  # a dict's attributes are torch's notes on versions
+            raise PickleError("its pickle sets attributes of something that has none")
+
+    def set_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict) or len(items) % 2:
+            raise PickleError("its pickle fills something that is not a dictionary")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[_key(key)] = value
+
+    def dictionary(self, items: list[Any]) -> None:
+        self.stack.append({})
+        self.set_items(items)
+
+    def append_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, list):
+            raise PickleError("its pickle fills something that is not a list")
+        target.extend(items)
+
+    def persistent(self, _: Any) -> None:
+        """Follows one of torch's references: to a storage, or to a class with its source text, which is dropped."""
+        reference = self.stack.pop()
+        match reference:
+            case ("module", Name() as kind, _, source):
+                self.sources += bool(source)
+                self.stack.append(kind)
+            case ("storage", Name() as kind, str() | int() as key, str() as location, int() as items, *view):
+                if view not in ([], [None]):
+                    raise PickleError(
+                        "its pickle holds a view of a storage, which torch has not written since 0.4"
+                    )
+                if kind.name not in STORAGES or not kind.module.startswith("torch"):
+                    _refuse(f"keeps numbers as {kind}")
+                storage = Storage(STORAGES[kind.name], str(key), location, items)
+                self.stack.append(self.storages.setdefault(storage.key, storage))
+            case _:
+                raise PickleError("its pickle refers to something that is neither a storage nor a class")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise PickleError(
+        f"its pickle {what[:200]}, which no captioning checkpoint needs; it was not run, and the file is refused"
+    )
+
+
+def _key(key: Any) -> Any:
+    """A dictionary's key, if its hash is cheap and can't be made to collide."""
+    # Old optimizers keep their state by parameter.
+    if isinstance(key, (*_SCALARS, TensorView, Object)) and not (
+        isinstance(key, int) and key.bit_length() > 60
+    ):
+        return key
+    raise PickleError(f"its pickle uses a {type(key).__name__} as the key of a dictionary")
+
+
+def _instance(kind: Any) -> Any:
+    if not isinstance(kind, Name):
+        raise PickleError("its pickle makes an instance of something that is not a class")
+    if kind in _FUNCTIONS and kind.module in ("collections", "builtins"):
+        return _FUNCTIONS[kind]()
+    root = kind.module.partition(".")[0]
+    known = f"{kind.module}.".startswith(_LIBRARY_CLASSES) or kind in _DATA_CLASSES
+    of_an_author = (
+        root == "__main__" or (root not in sys.stdlib_module_names and root not in _LIBRARIES)
+    ) and _OF_AN_AUTHOR.search(kind.name)
+    if not known and not of_an_author:
+        _refuse(f"makes an instance of {kind}")
+    return Object(kind)
+
+
+_LIBRARIES = {"torch", "torchvision", "numpy", "pandas", "scipy", "PIL", "pip", "setuptools", "pkg_resources"}
+_MODERN = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
+
+
+def _rebuild_tensor(
+    storage: Any, offset: Any, shape: Any, stride: Any, *_: Any, dtype: str | None = None
+) -> TensorView:
+    if not isinstance(storage, Storage):
+        raise PickleError("its pickle makes a tensor of something that is not a storage")
+    if not _whole([offset]) or not (
+        isinstance(shape, tuple) and isinstance(stride, tuple) and _whole(shape + stride)
+    ):
+        raise PickleError("its pickle describes a tensor whose shape is not a row of whole numbers")
+    return TensorView(storage, dtype or storage.dtype, offset, shape, stride)
+
+
+def _rebuild_tensor_v3(
+    storage: Any, offset: Any, shape: Any, stride: Any, _: Any, __: Any, kind: Any, *___: Any
+) -> TensorView:
+    if not isinstance(kind, Name) or kind.module != "torch" or kind.name not in STORAGES.values():
+        _refuse(f"makes a tensor of type {kind}")
+    return _rebuild_tensor(storage, offset, shape, stride, dtype=kind.name)
+
+
+def _whole(values: Iterable[Any]) -> bool:
+    return all(type(value) is int and 0 <= value < 2**62 for value in values)
+
+
+def _dictionary(pairs: Any = None, *_: Any) -> dict[Any, Any]:
+    """An empty dictionary, or the one that Python 2 wrote as a list of pairs."""
+    if pairs is None or isinstance(pairs, Name):  # a defaultdict's factory
+        return {}
+    return {_key(key): value for key, value in pairs}
+
+
+def _ordinary_instance(kind: Any, *_: Any) -> Any:
+    return _instance(kind)
+
+
+_FUNCTIONS: dict[Name, Callable[..., Any]] = {
+    Name("builtins", "dict"): _dictionary,
+    Name("collections", "OrderedDict"): _dictionary,
+    Name("collections", "defaultdict"): _dictionary,
+    Name("builtins", "set"): lambda items=(): list(items),
+    Name("builtins", "list"): lambda items=(): list(items),
+    Name("copyreg", "_reconstructor"): _ordinary_instance,
+    Name("copyreg", "__newobj__"): _ordinary_instance,
+    Name("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    Name("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    Name("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
+    Name("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    Name("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
+    Name("torch.nn.backends.thnn", "_get_thnn_function_backend"): lambda: None,
+    Name("torch", "Size"): lambda shape=(): tuple(shape),
+    Name("torch", "device"): lambda *_: None,
+    # Scores that numpy computed; nothing here reads them.
+    Name("numpy", "dtype"): lambda *_: Object(Name("numpy", "dtype")),
+    Name("numpy.core.multiarray", "scalar"): lambda *_: None,
+    Name("numpy._core.multiarray", "scalar"): lambda *_: None,
+    Name("_codecs", "encode"): lambda *_: None,
+}
+"""Every function that a pickle may call, with what it amounts to here."""
+
+_PUSHED = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "STRING", "BINSTRING", "SHORT_BINSTRING",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "FLOAT",
+    "BINFLOAT",
+}  # fmt: skip
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_SET": list,
+    "EMPTY_TUPLE": tuple,
+}
+_INSTRUCTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
+    "MARK": lambda m, _: m.marks.append(len(m.stack)),
+    "POP": lambda m, _: m.stack.pop(),
+    "POP_MARK": lambda m, _: m.since_mark(),
+    "DUP": lambda m, _: m.stack.append(m.stack[-1]),
+    "PUT": _Machine.remember,
+    "BINPUT": _Machine.remember,
+    "LONG_BINPUT": _Machine.remember,
+    "MEMOIZE": _Machine.remember,
+    "GET": lambda m, key: m.stack.append(m.memo[key]),
+    "BINGET": lambda m, key: m.stack.append(m.memo[key]),
+    "LONG_BINGET": lambda m, key: m.stack.append(m.memo[key]),
+    "TUPLE": lambda m, _: m.stack.append(tuple(m.since_mark())),
+    "TUPLE1": lambda m, _: m.stack.append((m.stack.pop(),)),
+    "TUPLE2": lambda m, _: m.stack.append((m.stack.pop(), m.stack.pop())[::-1]),
+    "TUPLE3": lambda m, _: m.stack.append((m.stack.pop(), m.stack.pop(), m.stack.pop())[::-1]),
+    "LIST": lambda m, _: m.stack.append(m.since_mark()),
+    "FROZENSET": lambda m, _: m.stack.append(m.since_mark()),
+    "APPEND": lambda m, _: m.append_items([m.stack.pop()]),
+    "APPENDS": lambda m, _: m.append_items(m.since_mark()),
+    "ADDITEMS": lambda m, _: m.append_items(m.since_mark()),
+    "DICT": lambda m, _: m.dictionary(m.since_mark()),
+    "SETITEM": lambda m, _: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
+    "SETITEMS": lambda m, _: m.set_items(m.since_mark()),
+    "GLOBAL": _Machine.name,
+    "STACK_GLOBAL": _Machine.name,
+    "REDUCE": _Machine.call,
+    "NEWOBJ": lambda m, _: m.new(1),
+    "NEWOBJ_EX": lambda m, _: m.new(2),
+    "BUILD": _Machine.build,
+    "BINPERSID": _Machine.persistent,
+}
