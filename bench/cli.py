@@ -40,6 +40,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--beam-size", nargs="+", type=int, default=[1, 3, 5], metavar="K", help="default: 1 3 5"
     )
+    _search_options(evaluate)
+    _checkpoint_options(evaluate)
+    evaluate.add_argument(
+        "--encoder-dtype",
+        default="float32",
+        metavar="TYPE",
+        help="float32, or bfloat16, which is faster where the hardware has it and changes numbers",
+    )
     evaluate.add_argument(
         "--explain", default="64", metavar="N", help="images to explain, or all (default: 64)"
     )
@@ -56,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _data_options(train, default=None)
     train.add_argument("--seed", type=int, help="another seed gives another model")
     train.add_argument("--epochs", type=int, help="passes over the training images (default: the recipe's)")
+    _encoder_weights_option(train, "to start from (default: the recipe's)")
     train.add_argument(
         "--out", type=Path, metavar="FILE", help="checkpoint to write (default: runs/PRESET.safetensors)"
     )
@@ -64,12 +73,49 @@ def _parser() -> argparse.ArgumentParser:
     caption.add_argument("checkpoint", type=Path)
     caption.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE")
     caption.add_argument("--beam-size", type=int, default=5, metavar="K", help="default: 5")
+    _search_options(caption)
+    _checkpoint_options(caption)
+
+    explain = _command(
+        commands, "explain", "write a page about where the model looks in pictures of your own"
+    )
+    explain.add_argument("checkpoint", type=Path)
+    explain.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE")
+    explain.add_argument("--beam-size", type=int, default=5, metavar="K", help="default: 5")
+    _checkpoint_options(explain)
+    _search_options(explain)
+    explain.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
+    explain.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("explanation.html"),
+        metavar="FILE",
+        help="default: explanation.html",
+    )
 
     report = _command(commands, "report", "write the HTML report of a run again")
     report.add_argument("run", type=Path, help="a run directory")
     report.add_argument(
         "-o", "--out", type=Path, metavar="FILE", help="default: report.html in the run directory"
     )
+
+    inspect = _command(commands, "inspect", "say what a checkpoint file is; nothing in it is executed")
+    inspect.add_argument("checkpoint", type=Path)
+    _checkpoint_options(inspect)
+
+    convert = _command(
+        commands, "convert", "write any known checkpoint as one safetensors file, safe to share"
+    )
+    convert.add_argument("checkpoint", type=Path)
+    convert.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="FILE", help="safetensors file to write"
+    )
+    _checkpoint_options(convert)
+
+    throughput = _command(commands, "throughput", "show what `tox -e bench` measured")
+    throughput.add_argument("benchmarks", type=Path, metavar="FILE", help="the JSON file that it wrote")
+    throughput.add_argument("--run", type=Path, metavar="RUN", help="keep it in a run's throughput.json, too")
     return parser
 
 
@@ -92,6 +138,57 @@ def _data_options(command: argparse.ArgumentParser, *, default: str | None) -> N
     )
     command.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the pictures, if it can't be found"
+    )
+
+
+def _search_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--decoding",
+        default="default",
+        metavar="RULES",
+        help="default, or tutorial for sgrvinod's own search",
+    )
+    command.add_argument(
+        "--length-exponent",
+        type=float,
+        metavar="A",
+        help="rank captions by log p / ((5 + length) / 6)^A (default: 0.7; 0 ranks by log p alone)",
+    )
+    command.add_argument(
+        "--n-best", type=int, default=1, metavar="N", help="captions to report of each picture (default: 1)"
+    )
+    command.add_argument("--forbid-unknown", action="store_true", help="never say <unk>")
+    command.add_argument(
+        "--no-repeat",
+        type=int,
+        metavar="N",
+        help="say no run of N words twice in a caption (default: 0, any)",
+    )
+    command.add_argument(
+        "--max-steps",
+        type=int,
+        metavar="N",
+        help="longest caption, <end> included (default: the model's own)",
+    )
+
+
+def _checkpoint_options(command: argparse.ArgumentParser) -> None:
+    _word_map_option(command)
+    _encoder_weights_option(command, "for a checkpoint without an encoder")
+
+
+def _encoder_weights_option(command: argparse.ArgumentParser, purpose: str) -> None:
+    command.add_argument(
+        "--encoder-weights", metavar="W", help=f"file, or torchvision's name, of encoder weights {purpose}"
+    )
+
+
+def _word_map_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--word-map",
+        type=Path,
+        metavar="FILE",
+        help="words of a checkpoint that lacks them (default: look beside it)",
     )
 
 

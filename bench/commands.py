@@ -8,14 +8,18 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from bench.config import LARGEST_BEAM, EvalConfig
+from bench.config import EvalConfig, SearchConfig
 from bench.errors import ConfigError, DataError, ScoringError
 from bench.progress import say
 from models.errors import CheckpointError, PictureError
 from reports.records import RunError
+
+if TYPE_CHECKING:
+    from models.formats import Checkpoint
 
 MISTAKES = (CheckpointError, PictureError, DataError, ConfigError, ScoringError, RunError)
 """What users can get wrong: shown as one sentence, exit code 2."""
@@ -27,9 +31,10 @@ CAPTION_FIELDS = (
     "token_ids",
     "log_prob_nats",
     "word_log_probs",
+    "score",
     "finished",
 )
-"""What `gazebench caption --json` prints of each picture."""
+"""What `gazebench caption --json` prints of each picture, besides attention and alternatives."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,6 +51,10 @@ def run(options: argparse.Namespace) -> int:
         "train": _train,
         "caption": _caption,
         "report": _report,
+        "explain": _explain,
+        "inspect": _inspect,
+        "convert": _convert,
+        "throughput": _throughput,
     }
     try:
         _check_imports()
@@ -92,17 +101,13 @@ def _command_line() -> str:
 def _eval(options: argparse.Namespace) -> None:
     if options.explain != "all" and not options.explain.isdecimal():
         raise ConfigError(f"--explain is {options.explain!r}; expected a number of images, or all")
-    given = {
-        name: getattr(options, name)
-        for name in ("data", "images", "split", "limit", "batch_size", "device", "out", "fresh")
+    given = _given(options, EvalConfig) | {
+        "search": _search(options, options.beam_size),
+        "explain": None if options.explain == "all" else int(options.explain),
     }
-    if options.checkpoint is not None:
-        given["checkpoint"] = options.checkpoint
-    config = EvalConfig(
-        **given,
-        beam_sizes=tuple(options.beam_size),
-        explain=None if options.explain == "all" else int(options.explain),
-    )
+    if options.checkpoint is None:
+        del given["checkpoint"]
+    config = EvalConfig(**given)
     from bench.runner import evaluate
     from reports.terminal import print_run
 
@@ -114,6 +119,15 @@ def _eval(options: argparse.Namespace) -> None:
         print(f"\nreport: {store.path / 'report.html'}")
 
 
+def _search(options: argparse.Namespace, beam_sizes: Sequence[int]) -> SearchConfig:
+    return SearchConfig(**_given(options, SearchConfig), beam_sizes=tuple(beam_sizes))
+
+
+def _given(options: argparse.Namespace, kind: type[EvalConfig | SearchConfig]) -> dict[str, Any]:
+    """The options that fields of a configuration are named after."""
+    return {f.name: getattr(options, f.name) for f in dataclasses.fields(kind) if hasattr(options, f.name)}
+
+
 def _train(options: argparse.Namespace) -> None:
     from bench.data.load import load_data
     from bench.training import PRESETS, train
@@ -121,7 +135,9 @@ def _train(options: argparse.Namespace) -> None:
     if options.preset not in PRESETS:
         raise ConfigError(f"there is no preset {options.preset!r}; known presets: {', '.join(PRESETS)}")
     changes = {
-        name: getattr(options, name) for name in ("seed", "epochs") if getattr(options, name) is not None
+        name: getattr(options, name)
+        for name in ("seed", "epochs", "encoder_weights")
+        if getattr(options, name) is not None
     }
     if changes.get("epochs", 1) < 1:
         raise ConfigError(f"--epochs is {changes['epochs']}; expected at least 1")
@@ -145,24 +161,50 @@ def _caption(options: argparse.Namespace) -> None:
     from bench.data.base import CaptionedImage
     from bench.stages.decode import caption_row
     from models.beam import beam_search
-    from models.formats import load_captioner
-    from reports.wording import printable
+    from reports.wording import number, printable
 
-    if not 1 <= options.beam_size <= LARGEST_BEAM:
-        raise ConfigError(f"--beam-size is {options.beam_size}; expected 1 to {LARGEST_BEAM}")
-    captioner, _ = load_captioner(options.checkpoint)
+    search = _search(options, [options.beam_size])
+    checkpoint = _checkpoint(options)
+    captioner = checkpoint.captioner
+    for warning in checkpoint.warnings:
+        say(f"Note: {warning}")
     results = []
     for path in options.pictures:
         image = CaptionedImage(path.name, (), "test", path)
         with torch.no_grad():
             annotations = captioner.encode(captioner.preprocessing(image.picture()).unsqueeze(0))
-        (hypothesis,) = beam_search(captioner, annotations, options.beam_size)
-        row = caption_row(captioner, image, options.beam_size, hypothesis)
-        results.append({name: getattr(row, name) for name in CAPTION_FIELDS})
+        (hypotheses,) = beam_search(
+            captioner,
+            annotations,
+            options.beam_size,
+            rules=search.rules,
+            n_best=search.n_best,
+            max_steps=search.max_steps,
+        )
+        row = caption_row(captioner, image, options.beam_size, hypotheses)
+        result = {name: getattr(row, name) for name in CAPTION_FIELDS}
+        alphas = hypotheses[0].alphas.double().view(-1, *captioner.grid)
+        result["alphas"] = [[[round(x, 7) for x in line] for line in map_] for map_ in alphas.tolist()]
+        if search.n_best > 1:
+            result["alternatives"] = [dataclasses.asdict(other) for other in row.alternatives]
+        results.append(result)
         if not options.json:
             print(printable(f"{path.name}: {row.caption}"))
+            for other in row.alternatives:
+                print(printable(f"  {number(other.score)}  {other.caption}"))
     if options.json:
         print(json.dumps(results))
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from bench.runner import explain_pictures
+
+    config = EvalConfig(
+        **_given(options, EvalConfig)
+        | {"search": _search(options, [options.beam_size]), "explain": None, "out": None}
+    )
+    explain_pictures(config, options.pictures, options.out, command=_command_line())
+    print(json.dumps({"page": str(options.out)}) if options.json else f"wrote {options.out}")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -170,3 +212,38 @@ def _report(options: argparse.Namespace) -> None:
 
     path = write_report(options.run, options.out)
     print(json.dumps({"report": str(path)}) if options.json else f"wrote {path}")
+
+
+def _checkpoint(options: argparse.Namespace) -> "Checkpoint":
+    from models.formats import load_checkpoint
+
+    return load_checkpoint(
+        options.checkpoint, word_map=options.word_map, encoder_weights=options.encoder_weights
+    )
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from bench.inspection import describe, description_text
+    from reports.wording import printable
+
+    about = describe(options.checkpoint, _checkpoint(options))
+    text = "\n".join(printable(line) for line in description_text(about).splitlines())
+    print(json.dumps(about) if options.json else text)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from bench.inspection import convert
+
+    convert(_checkpoint(options), options.checkpoint, options.out)
+    print(json.dumps({"checkpoint": str(options.out)}) if options.json else f"wrote {options.out}")
+
+
+def _throughput(options: argparse.Namespace) -> None:
+    from reports.throughput import merge_into, read_benchmarks, throughput_table
+
+    benchmarks = read_benchmarks(options.benchmarks)
+    if options.run is not None:
+        merge_into(options.run, benchmarks)
+    print(
+        json.dumps(dataclasses.asdict(benchmarks)) if options.json else throughput_table(benchmarks), end=""
+    )

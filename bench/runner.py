@@ -1,12 +1,13 @@
 """One evaluation, stage by stage, into a run directory. Issuing the same command again goes on where it stopped."""
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -20,8 +21,17 @@ from bench.scoring import Scorer
 from bench.stages.decode import decode
 from bench.stages.score import score
 from models.captioner import Captioner
-from models.formats import load_captioner
-from reports.records import SCHEMA_VERSION, DataInfo, ImageCounts, ModelInfo, RunRecord, StageRow
+from models.formats import Checkpoint, load_checkpoint
+from reports.records import (
+    SCHEMA_VERSION,
+    CaptionRow,
+    DataInfo,
+    ExplanationInfo,
+    ImageCounts,
+    ModelInfo,
+    RunRecord,
+    StageRow,
+)
 from reports.store import RunStore
 
 
@@ -37,17 +47,60 @@ def evaluate(config: EvalConfig, *, command: str) -> RunStore:
     Returns:
         The run directory, finished.
     """
-    device = _device(config.device)
-    captioner, training = load_captioner(config.checkpoint)
-    captioner.to(device)
+    checkpoint = _load(config)
     data = load_data(config.data, images=config.images)
     images = data.select(config.split)[: config.limit]
-    record = _new_record(config, command, captioner, training, data, images)
+    record = _new_record(config, command, checkpoint, data, images)
     store = RunStore(config.out or Path("runs") / record.name)
     _prepare(store, record, fresh=config.fresh)
     with _leaving_a_mark(store):
-        _run_stages(config, captioner, data, images, store, record)
+        _run_stages(config, checkpoint.captioner, data, images, store, record)
     return store
+
+
+def explain_pictures(config: EvalConfig, pictures: Sequence[Path], out: Path, *, command: str) -> None:
+    """Captions pictures of one's own, explains the captions, and writes a page about them. Nothing is scored.
+
+    Args:
+        config: the model and how to decode; its data and run directory are not used.
+        pictures: the files; those that can't be read are listed on the page, if one can.
+        out: the page to write.
+        command: the command line that asked for it, for the record.
+    """
+    checkpoint = _load(config)
+    names = [
+        path.name if len({p.name for p in pictures}) == len(pictures) else str(path) for path in pictures
+    ]
+    images = tuple(
+        CaptionedImage(name, (), "test", path)
+        for name, path in dict(zip(names, pictures, strict=True)).items()
+    )
+    data = CaptionData("pictures of one's own", images, "given")
+    record = _new_record(config, command, checkpoint, data, images)
+    stages: list[StageRow] = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = RunStore(Path(folder) / "run")
+        captions = _decode(config, checkpoint.captioner, images, store, record, stages)
+        info = _explain(config, checkpoint.captioner, data, images, captions, store, stages)
+        counts = _counts(images, captions)
+        store.write_run(
+            dataclasses.replace(
+                record, status="finished", images=counts, explanations=info, stages=tuple(stages)
+            )
+        )
+        from reports.html import write_report
+
+        write_report(store.path, out)
+
+
+def _load(config: EvalConfig) -> Checkpoint:
+    """The checkpoint, on the device that it is to run on."""
+    device = _device(config.device)
+    checkpoint = load_checkpoint(
+        config.checkpoint, word_map=config.word_map, encoder_weights=config.encoder_weights
+    )
+    checkpoint.captioner.to(device).encoder_dtype = getattr(torch, config.encoder_dtype)
+    return checkpoint
 
 
 @contextmanager
@@ -73,36 +126,20 @@ def _run_stages(
     record: RunRecord,
 ) -> None:
     stages: list[StageRow] = []
-    done = {(row.image_id, row.beam_size) for row in store.read_captions()}
     with Scorer({image.image_id: image.references for image in images}) as scorer:
         scorer.start()  # the Java processes warm up while captum and seaborn load and the model decodes
-        from bench.stages.explain import explain
+        import bench.stages.explain  # noqa: F401 - captum takes a second
         from reports.html import write_report
 
-        with _timed(stages, "decode", len(images) * len(config.beam_sizes) - len(done), "captions"):
-            decode(
-                captioner,
-                images,
-                store,
-                beam_sizes=config.beam_sizes,
-                batch_size=config.batch_size,
-                done=done,
-                begin=lambda: store.write_run(record),
-            )
-        captions = store.read_captions()
-        failed = {row.image_id for row in captions if row.error is not None}
-        record = dataclasses.replace(
-            record,
-            images=ImageCounts(len(images), len(images) - len(failed), len(failed)),
-            stages=tuple(stages),
-        )
+        captions = _decode(config, captioner, images, store, record, stages)
+        record = dataclasses.replace(record, images=_counts(images, captions), stages=tuple(stages))
         store.write_run(record)
         with _timed(stages, "score", len(captions), "captions"):
             scored = score(
                 scorer,
                 captions,
                 {image.image_id: image for image in images},
-                beam_sizes=config.beam_sizes,
+                beam_sizes=config.search.beam_sizes,
                 ground_truth=data.ground_truth,
                 vocabulary=captioner.vocabulary,
             )
@@ -110,26 +147,74 @@ def _run_stages(
     record = dataclasses.replace(
         record,
         metrics=scored.metrics,
-        metric_signature=scored.signature,
+        metric_signature=f"{scored.signature}|{config.signature}",
         warnings=record.warnings + scored.warnings,
         stages=tuple(stages),
     )
     store.write_run(record)
-    if config.explain != 0:
-        beam_size = max(config.beam_sizes)
-        said = {row.image_id: row for row in captions if row.beam_size == beam_size and row.words}
-        chosen = [image for image in images if image.image_id in said][: config.explain]
-        if chosen:  # a model may say nothing at all
-            with _timed(stages, "explain", len(chosen), "images"):
-                info = explain(
-                    captioner, chosen, said, store, ground_truth=data.ground_truth, seed=config.seed
-                )
-            record = dataclasses.replace(record, explanations=info, stages=tuple(stages))
-    record = dataclasses.replace(record, status="finished")
+    info = _explain(config, captioner, data, images, captions, store, stages) if config.explain != 0 else None
+    record = dataclasses.replace(record, status="finished", explanations=info, stages=tuple(stages))
     store.write_run(record)
     with _timed(stages, "report", 1, "pages"):
         write_report(store.path)
     store.write_throughput(record, stages)
+
+
+def _decode(
+    config: EvalConfig,
+    captioner: Captioner,
+    images: Sequence[CaptionedImage],
+    store: RunStore,
+    record: RunRecord,
+    stages: list[StageRow],
+) -> list[CaptionRow]:
+    """Captions what the run does not hold yet; all its captions."""
+    done = {(row.image_id, row.beam_size) for row in store.read_captions()}
+    with _timed(stages, "decode", len(images) * len(config.search.beam_sizes) - len(done), "captions"):
+        decode(
+            captioner,
+            images,
+            store,
+            beam_sizes=config.search.beam_sizes,
+            batch_size=config.batch_size,
+            done=done,
+            begin=lambda: store.write_run(record),
+            rules=config.search.rules,
+            n_best=config.search.n_best,
+            max_steps=config.search.max_steps,
+        )
+    return store.read_captions()
+
+
+def _counts(images: Sequence[CaptionedImage], captions: Sequence[CaptionRow]) -> ImageCounts:
+    failed = {row.image_id for row in captions if row.error is not None}
+    return ImageCounts(len(images), len(images) - len(failed), len(failed))
+
+
+def _explain(
+    config: EvalConfig,
+    captioner: Captioner,
+    data: CaptionData,
+    images: Sequence[CaptionedImage],
+    captions: Sequence[CaptionRow],
+    store: RunStore,
+    stages: list[StageRow],
+) -> ExplanationInfo | None:
+    """Explains the captions of the largest beam size; None if there is nothing to explain."""
+    from bench.stages.explain import explain
+
+    beam_size = max(config.search.beam_sizes)
+    said = {row.image_id: row for row in captions if row.beam_size == beam_size and _explicable(row)}
+    chosen = [image for image in images if image.image_id in said][: config.explain]
+    if not chosen:  # a model may say nothing at all
+        return None
+    with _timed(stages, "explain", len(chosen), "images"):
+        return explain(captioner, chosen, said, store, ground_truth=data.ground_truth, seed=config.seed)
+
+
+def _explicable(row: CaptionRow) -> bool:
+    """Whether a caption has words, and step t said word t: the tutorial's rules let `<pad>` come in between."""
+    return bool(row.words) and len(row.words) + row.finished == len(row.token_ids)
 
 
 @contextmanager
@@ -148,6 +233,8 @@ def _device(name: str) -> torch.device:
         raise ConfigError(
             f"--device {name} can't be used on this machine: {str(error).splitlines()[0]}"
         ) from error
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # convolutions that round to 10 bits would change captions
     return device
 
 
@@ -177,17 +264,12 @@ def _identity(record: RunRecord) -> str:
 def _new_record(
     config: EvalConfig,
     command: str,
-    captioner: Captioner,
-    training: dict[str, Any],
+    checkpoint: Checkpoint,
     data: CaptionData,
     images: Sequence[CaptionedImage],
 ) -> RunRecord:
-    provenance = collect_provenance(
-        checkpoint=config.checkpoint,
-        vocabulary=captioner.vocabulary,
-        data_sha256=data_sha256(images),
-        device=config.device,
-    )
+    captioner = checkpoint.captioner
+    provenance = collect_provenance(config, vocabulary=captioner.vocabulary, data_sha256=data_sha256(images))
     counts = [len(image.references) for image in images]
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
@@ -205,7 +287,7 @@ def _new_record(
             parameters=sum(p.numel() for p in captioner.parameters()),
             vocabulary_size=len(captioner.vocabulary),
             decoder=dataclasses.asdict(captioner.decoder.config),
-            training=training or None,
+            training=checkpoint.training or None,
         ),
         data=DataInfo(
             name=data.name,
@@ -222,7 +304,7 @@ def _new_record(
         metric_signature="",
         metrics=(),
         explanations=None,
-        warnings=(),
+        warnings=checkpoint.warnings,
     )
     stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{config.checkpoint.stem}-{config.split}")
     return dataclasses.replace(record, name=f"{stem[:60]}-{_identity(record)[:8]}")

@@ -38,7 +38,7 @@ class TrainingConfig:
     decoder: dict[str, Any] = field(default_factory=dict)
     """Fields of `models.decoder.DecoderConfig` that differ from its defaults."""
     encoder_weights: str | None = None
-    """torchvision weights to start from; None trains the encoder from scratch."""
+    """torchvision weights to start from, by name or file; None trains the encoder from scratch."""
     min_count: int = 1
     """Words seen fewer times in the training captions become `<unk>`."""
     epochs: int = 6
@@ -112,7 +112,8 @@ def train(config: TrainingConfig, data: CaptionData, out: Path, *, preset: str) 
         preset: the recipe's name, stored in the checkpoint.
 
     Returns:
-        The trained captioner, in eval mode. A split that is empty, or holds nothing readable, is a `DataError`.
+        The trained captioner, in eval mode. A split that is empty, or holds nothing readable, is a `DataError`;
+        encoder weights that can't be had are a `CheckpointError`.
 
     Raises:
         ConfigError: if the loss is no longer a number.
@@ -124,9 +125,9 @@ def train(config: TrainingConfig, data: CaptionData, out: Path, *, preset: str) 
         (split_words(reference) for image in train_images for reference in image.references),
         min_count=config.min_count,
     )
+    captioner = build_captioner(config, vocabulary)
     examples = _read(train_images, config, vocabulary, "reading training pictures")
     validation = _read(val_images, config, vocabulary, "reading validation pictures")
-    captioner = build_captioner(config, vocabulary)
     say(
         f"{len(examples.captions)} training images, {len(vocabulary)} words, "
         f"{sum(p.numel() for p in captioner.parameters()):,} weights"
@@ -199,9 +200,11 @@ def build_captioner(config: TrainingConfig, vocabulary: Vocabulary) -> Captioner
 
 
 def _plain(config: TrainingConfig) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in fields(config)} | {
-        "preprocessing": asdict(config.preprocessing)
-    }
+    plain = {f.name: getattr(config, f.name) for f in fields(config)}
+    plain["preprocessing"] = asdict(config.preprocessing)
+    if config.encoder_weights is not None:
+        plain["encoder_weights"] = Path(config.encoder_weights).name  # of a file, its folder is private
+    return plain
 
 
 def _read(
@@ -313,7 +316,7 @@ def _validate(captioner: Captioner, examples: _Examples, config: TrainingConfig)
         words += said
         if not math.isfinite(loss):
             break  # nothing can be decoded with such weights
-        for index, hypothesis in zip(indices, beam_search(captioner, annotations, 1), strict=True):
+        for index, (hypothesis,) in zip(indices, beam_search(captioner, annotations, 1), strict=True):
             spoken = captioner.vocabulary.decode(hypothesis.token_ids)
             exact += any(spoken == split_words(reference) for reference in examples.references[index])
     return loss / words, exact / len(examples.captions)

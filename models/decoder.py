@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from models.layers import Linear, LSTMCell, tanh_
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -42,8 +44,8 @@ class DecoderConfig:
 class Memory(NamedTuple):
     """What attention looks at; computed once per image."""
 
-    annotations: Float[Tensor, "batch cells dim"]
-    projected: Float[Tensor, "batch cells attention"]
+    annotations: Float[Tensor, "image cells dim"]
+    projected: Float[Tensor, "image cells attention"]
 
 
 class State(NamedTuple):
@@ -81,19 +83,19 @@ class AttentionDecoder(nn.Module):
         super().__init__()
         c = self.config = config
         self.embedding = nn.Embedding(c.vocabulary_size, c.embedding_dim)
-        self.annotation_projection = nn.Linear(c.annotation_dim, c.attention_dim)
-        self.hidden_projection = nn.Linear(c.hidden_dim, c.attention_dim)
+        self.annotation_projection = Linear(c.annotation_dim, c.attention_dim)
+        self.hidden_projection = Linear(c.hidden_dim, c.attention_dim)
         self.attention_score = nn.Linear(c.attention_dim, 1)
-        self.lstm = nn.LSTMCell(c.embedding_dim + c.annotation_dim, c.hidden_dim)
+        self.lstm = LSTMCell(c.embedding_dim + c.annotation_dim, c.hidden_dim)
         if c.initial_state != "zero":
             self.initial_hidden = nn.Linear(c.annotation_dim, c.hidden_dim)
             self.initial_cell = nn.Linear(c.annotation_dim, c.hidden_dim)
         if c.gate != "none":
-            self.gate = nn.Linear(c.hidden_dim, 1 if c.gate == "scalar" else c.annotation_dim)
+            self.gate = Linear(c.hidden_dim, 1 if c.gate == "scalar" else c.annotation_dim)
         if c.output == "deep":
             self.output_hidden = nn.Linear(c.hidden_dim, c.embedding_dim)
             self.output_context = nn.Linear(c.annotation_dim, c.embedding_dim)
-        self.output = nn.Linear(c.hidden_dim if c.output == "plain" else c.embedding_dim, c.vocabulary_size)
+        self.output = Linear(c.hidden_dim if c.output == "plain" else c.embedding_dim, c.vocabulary_size)
         self.dropout = nn.Dropout(c.dropout)
 
     def remember(self, annotations: Float[Tensor, "batch cells dim"]) -> Memory:
@@ -117,7 +119,8 @@ class AttentionDecoder(nn.Module):
         Args:
             word_ids: the previous word of each row; None at the first step.
             state: what the last step, or `initial_state`, returned.
-            memory: what `remember` returned, one row per row of `state`.
+            memory: what `remember` returned: one row per row of `state`, or fewer; then each serves as many
+                consecutive rows as all the others (the beams of its image), without being copied.
 
         Returns:
             Scores of the next word, the new state, and where this step looked (eq. 4-6 for alpha, eq. 13 for
@@ -127,12 +130,7 @@ class AttentionDecoder(nn.Module):
         embedded = state.hidden.new_zeros(len(state.hidden), c.embedding_dim)
         if word_ids is not None:
             embedded = self.embedding(word_ids)
-        activation = torch.tanh if c.attention_activation == "tanh" else torch.relu
-        mixed = activation(memory.projected + self.hidden_projection(state.hidden).unsqueeze(1))
-        alpha = torch.softmax(self.attention_score(mixed).squeeze(2), dim=1)  # (B, L, A) -> (B, L)
-        context = torch.bmm(alpha.unsqueeze(1), memory.annotations).squeeze(
-            1
-        )  # (B, 1, L) x (B, L, D) -> (B, D)
+        alpha, context = self._attend(state.hidden, memory)
         if c.gate != "none":
             context = torch.sigmoid(self.gate(state.hidden)) * context
         hidden, cell = self.lstm(torch.cat([embedded, context], dim=1), (state.hidden, state.cell))
@@ -143,6 +141,43 @@ class AttentionDecoder(nn.Module):
             )
         log_probs = torch.log_softmax(self.output(self.dropout(features)), dim=1)
         return Step(log_probs, State(hidden, cell), alpha)
+
+    def _attend(
+        self, hidden: Float[Tensor, "batch hidden"], memory: Memory
+    ) -> tuple[Float[Tensor, "batch cells"], Float[Tensor, "batch dim"]]:
+        assert len(hidden) % len(memory.projected) == 0
+        queries = self.hidden_projection(hidden).unflatten(0, (len(memory.projected), -1))
+        alpha = torch.softmax(self._relevance(queries, memory.projected), dim=2)
+        context = torch.bmm(alpha, memory.annotations)  # (B, K, L) x (B, L, D) -> (B, K, D)
+        return alpha.flatten(0, 1), context.flatten(0, 1)
+
+    def _relevance(
+        self,
+        queries: Float[Tensor, "image beam attention"],
+        projected: Float[Tensor, "image cells attention"],
+    ) -> Float[Tensor, "image beam cells"]:
+        # B K L A numbers: in pieces that stay in a CPU's cache, or fit on a GPU.
+        at_a_time = max(1, (2**19 if queries.device.type == "cpu" else 2**28) // projected[0].numel())
+        beams = min(at_a_time, queries.shape[1])
+        images = at_a_time // beams
+        return torch.cat(
+            [
+                torch.cat([self._mix(part, cells) for part in torch.split(query, beams, dim=1)], dim=1)
+                for query, cells in zip(
+                    torch.split(queries, images), torch.split(projected, images), strict=True
+                )
+            ]
+        )
+
+    def _mix(
+        self,
+        queries: Float[Tensor, "image beam attention"],
+        projected: Float[Tensor, "image cells attention"],
+    ) -> Float[Tensor, "image beam cells"]:
+        mixed = projected.unsqueeze(1) + queries.unsqueeze(2)  # (B, K, L, A)
+        mixed = tanh_(mixed) if self.config.attention_activation == "tanh" else mixed.relu_()
+        relevance: Tensor = self.attention_score(mixed)
+        return relevance.squeeze(3)
 
     def first_words(self, rows: int, start: int) -> Int[Tensor, " batch"] | None:
         """What the first step reads: `start` in every row, or None where the model begins with zeros."""

@@ -92,6 +92,11 @@ class TrunkEncoder(nn.Module):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         return _on_grid(self._folded(images, dtype).float(), self.grid)
 
+    def train(self, mode: bool = True) -> "TrunkEncoder":
+        """Switches between training and evaluation, as `torch.nn.Module.train` does."""
+        self._folded.forget()  # fused optimisers change weights without a trace
+        return super().train(mode)
+
 
 def _on_grid(
     features: Float[Tensor, "batch dim height width"], grid: int
@@ -183,7 +188,8 @@ def build_encoder(config: EncoderConfig, *, weights: str | None = None) -> nn.Mo
     return encoder
 
 
-_RESNET_CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+RESNET_CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+"""torchvision's names of a ResNet's children -> their places in a list of them, which are the trunk's names."""
 
 
 def load_trunk(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -202,8 +208,8 @@ def load_trunk(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     trunk = {}
     for path, tensor in tensors.items():
         child, _, rest = path.partition(".")
-        if child in _RESNET_CHILDREN:
-            trunk[f"{_RESNET_CHILDREN[child]}.{rest}"] = tensor
+        if child in RESNET_CHILDREN:
+            trunk[f"{RESNET_CHILDREN[child]}.{rest}"] = tensor
         elif child == "features":
             trunk[rest] = tensor
     if _shapes(trunk) != _shapes(encoder.trunk.state_dict()):

@@ -7,6 +7,7 @@ multiplications instead of 36 per 2 x 2 outputs (Winograd 1980; Lavin & Gray 201
 
 import copy
 import itertools
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 _FEWEST_CHANNELS = 128
 """With fewer, Winograd's sums take longer than the multiplications that they save."""
+_NUMBERS_AT_A_TIME = 2**18
+"""In what is tiled together; the tiles hold four times as many, which should stay in the cache."""
 
 
 class FoldedTwin:
@@ -29,6 +32,10 @@ class FoldedTwin:
         self._made_of: tuple[object, ...] = ()
         self._twin = network
 
+    def forget(self) -> None:
+        """Drops the copy."""
+        self._made_of, self._twin = (), self._network
+
     def __call__(
         self, images: Float[Tensor, "batch 3 height width"], dtype: torch.dtype
     ) -> Float[Tensor, "batch dim rows cols"]:
@@ -43,8 +50,7 @@ class FoldedTwin:
         """
         assert not self._network.training
         tensors = itertools.chain(self._network.parameters(), self._network.buffers())
-        weights = ((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
-        made_of = (dtype, *weights)
+        made_of = (dtype, *((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors))
         if made_of != self._made_of:
             self._twin, self._made_of = _folded(self._network, dtype), made_of
         features: Tensor = self._twin(images.to(dtype, memory_format=torch.channels_last))
@@ -55,60 +61,67 @@ def _folded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The network with its convolutions replaced; modules without weights are shared with the original."""
     twin = copy.copy(network)
     twin._modules = {}
-    last_name, last = "", network
-    for name, child in network.named_children():
+    children = list(network.children())
+    before, after = [None, *children], [*children[1:], None]
+    for (name, child), leader, follower in zip(network.named_children(), before, after, strict=False):
         if isinstance(child, nn.Conv2d):
-            twin._modules[name] = _Convolution(child, None, dtype)
+            norm = follower if isinstance(follower, nn.BatchNorm2d) else None
+            twin._modules[name] = _convolution(child, norm, dtype)
         elif isinstance(child, nn.BatchNorm2d):
-            assert isinstance(last, nn.Conv2d)
-            twin._modules[last_name] = _Convolution(last, child, dtype)
+            assert isinstance(leader, nn.Conv2d)
             twin._modules[name] = nn.Identity()
         else:
             twin._modules[name] = _folded(child, dtype)
-        last_name, last = name, child
     return twin
 
 
-class _Convolution(nn.Module):
-    """A convolution and the batch normalisation after it."""
+def _convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, dtype: torch.dtype) -> nn.Module:
+    """A convolution and the batch normalisation after it, in one."""
+    weight = conv.weight.detach()
+    bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
+    if norm is not None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
+        weight = weight * scale.view(-1, 1, 1, 1)
+        bias = (bias - norm.running_mean) * scale + norm.bias.detach()
+    shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
+    on_cpu = weight.device.type == "cpu" and dtype == torch.float32
+    is_plain = weight.shape[2:] == (3, 3) and shape == ((1, 1), (1, 1), (1, 1), 1)
+    if on_cpu and is_plain and conv.in_channels >= _FEWEST_CHANNELS:
+        return _TiledConvolution(weight, bias)
+    # On one thread and for few images, `conv2d` leaves 1 x 1 convolutions to a slower matrix product.
+    by_onednn = on_cpu and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return _Convolution(weight.to(dtype), bias.to(dtype), shape, by_onednn=by_onednn)
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, dtype: torch.dtype) -> None:
+
+class _Convolution(nn.Module):
+    def __init__(self, weight: Tensor, bias: Tensor, shape: tuple[Any, ...], *, by_onednn: bool) -> None:
         super().__init__()
-        assert not isinstance(conv.padding, str)
-        weight = conv.weight.detach()
-        bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
-        if norm is not None:
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            scale = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
-            weight = weight * scale.view(-1, 1, 1, 1)
-            bias = (bias - norm.running_mean) * scale + norm.bias.detach()
-        on_cpu = weight.device.type == "cpu" and dtype == torch.float32
-        self._winograd = (
-            on_cpu
-            and (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-            == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
-            and conv.in_channels >= _FEWEST_CHANNELS
-        )
-        self._weight = _winograd_weight(weight) if self._winograd else weight
-        self._weight = self._weight.to(dtype).contiguous(
-            memory_format=torch.contiguous_format if self._winograd else torch.channels_last
-        )
-        self._bias = bias.to(dtype)
-        self._shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        # On one thread and for few images, `conv2d` leaves 1 x 1 convolutions to a slower matrix product.
-        self._by_onednn = on_cpu and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        self._weight, self._bias = weight.contiguous(memory_format=torch.channels_last), bias
+        self._padding, self._stride, self._dilation, self._groups = shape
+        self._by_onednn = by_onednn
 
     def forward(self, images: Float[Tensor, "batch from rows cols"]) -> Float[Tensor, "batch to rows2 cols2"]:
-        """The convolution with bias, channels last."""
-        if self._winograd:
-            return _winograd(images, self._weight, self._bias)
-        padding, stride, dilation, groups = self._shape
+        weights, groups = (self._weight, self._bias), self._groups
         if self._by_onednn:
             return torch.mkldnn_convolution(
-                images, self._weight, self._bias, padding, stride, dilation, groups
+                images, *weights, self._padding, self._stride, self._dilation, groups
             )
-        return nn.functional.conv2d(images, self._weight, self._bias, stride, padding, dilation, groups)
+        return nn.functional.conv2d(images, *weights, self._stride, self._padding, self._dilation, groups)
+
+
+class _TiledConvolution(nn.Module):
+    """3 x 3, with zeros around the picture."""
+
+    def __init__(self, weight: Float[Tensor, "to from 3 3"], bias: Float[Tensor, " to"]) -> None:
+        super().__init__()
+        self._weight, self._bias = _winograd_weight(weight), bias
+
+    def forward(self, images: Float[Tensor, "batch from rows cols"]) -> Float[Tensor, "batch to rows cols"]:
+        at_a_time = max(1, _NUMBERS_AT_A_TIME // images[0].numel())
+        parts = torch.split(images, at_a_time)
+        return torch.cat([_winograd(part, self._weight, self._bias) for part in parts])
 
 
 def _winograd_weight(weight: Float[Tensor, "to from 3 3"]) -> Float[Tensor, "16 from to"]:
@@ -128,10 +141,11 @@ def _winograd(
     tiles = (-(-rows // 2), -(-cols // 2))
     below, right = 2 * tiles[0] - rows, 2 * tiles[1] - cols  # the last tiles of odd sizes reach over the edge
     padded = nn.functional.pad(images.permute(0, 2, 3, 1), (0, 0, 1, 1 + right, 1, 1 + below))
+    halfway = padded.new_empty(4, batch, tiles[0], padded.shape[2], channels)
     inputs = padded.new_empty(4, 4, batch, *tiles, channels)
-    for across, seen in zip(inputs, _differences(padded, dim=1), strict=True):
-        for one, difference in zip(across, _differences(seen, dim=2), strict=True):
-            one.copy_(difference)
+    _differences(padded, 1, out=halfway)
+    for lines, numbers in zip(halfway, inputs, strict=True):
+        _differences(lines, 2, out=numbers)
     products = torch.bmm(inputs.view(16, -1, channels), weight).view(4, 4, batch, *tiles, -1)
     output = padded.new_empty(batch, tiles[0], 2, tiles[1], 2, len(bias))
     for y, line in enumerate(_sums(products)):
@@ -140,17 +154,15 @@ def _winograd(
     return output.view(batch, 2 * tiles[0], 2 * tiles[1], -1)[:, :rows, :cols].permute(0, 3, 1, 2)
 
 
-def _differences(values: Tensor, *, dim: int) -> tuple[Tensor, ...]:
+def _differences(values: Tensor, dim: int, *, out: Tensor) -> None:
     """B^T along one dimension: of each four values that begin at an even place, four differences."""
-    tiles = (values.shape[dim] - 2) // 2
-    first, second, third, fourth = (
-        values.narrow(dim, k, 2 * tiles - 1)[_every_second(dim)] for k in range(4)
-    )
-    return first - third, second + third, third - second, second - fourth
-
-
-def _every_second(dim: int) -> tuple[slice, ...]:
-    return (slice(None),) * dim + (slice(None, None, 2),)
+    reach = values.shape[dim] - 3
+    every_second = (slice(None),) * dim + (slice(None, None, 2),)
+    first, second, third, fourth = (values.narrow(dim, k, reach)[every_second] for k in range(4))
+    torch.sub(first, third, out=out[0])
+    torch.add(second, third, out=out[1])
+    torch.sub(third, second, out=out[2])
+    torch.sub(second, fourth, out=out[3])
 
 
 def _sums(values: Tensor) -> tuple[Tensor, Tensor]:

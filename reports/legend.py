@@ -87,4 +87,12 @@ MEASURES = {
         "A word's gradient runs through this step's attended context, through earlier steps and through the "
         "initial state; attention shows the first.",
     ),
+    "attention_entropy": Measure(
+        "Attention entropy", _SHARE, None, "this project",
+        "How widely attention spreads, on average over words: 0 is one cell, 1 is all cells alike.",
+    ),
+    "collapsed_attention": Measure(
+        "Collapsed attention", _SHARE, False, "this project",
+        "Captions whose maps are the same for every word: no two of them differ by 1 % of their weight.",
+    ),
 }  # fmt: skip

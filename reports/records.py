@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -43,7 +43,7 @@ class Provenance:
     platform: str
     java: str | None
     sha256: Mapping[str, str | None]
-    """Hex digests of the checkpoint, the vocabulary and the data."""
+    """Hex digests of the checkpoint, the vocabulary, the data, and of other files that were given."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,24 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A caption that came in behind the best one."""
+
+    caption: str
+    words: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    log_prob_nats: float
+    score: float
+    """What it was ranked by; higher is better."""
+    finished: bool
+
+
+@dataclass(frozen=True)
 class CaptionRow:
-    """One line of captions.jsonl: what was said of one picture at one beam size."""
+    """One line of captions.jsonl: what was said of one picture at one beam size.
+
+    The first runs lack the fields that have defaults.
+    """
 
     image_id: str
     beam_size: int
@@ -179,6 +195,14 @@ class CaptionRow:
     finished: bool
     """Whether the end token was reached."""
     error: str | None
+    score: float | None = None
+    """What the caption was ranked by; higher is better."""
+    alternatives: tuple[Alternative, ...] = ()
+    """The captions behind it, best first, where several were asked for."""
+    attention_entropy: float | None = None
+    """Mean over its words: 0, all attention on one cell, to 1, evenly spread."""
+    attention_movement: float | None = None
+    """Largest total variation distance between the maps of two words: 0, all are the same, to 1."""
 
 
 @dataclass(frozen=True)
@@ -235,9 +259,11 @@ def _read(kind: Any, value: object, where: str) -> Any:
     if is_dataclass(kind) and isinstance(value, dict):
         assert isinstance(kind, type)
         hints = _hints(kind)
-        if missing := [name for name in hints if name not in value]:
+        required = (field.name for field in fields(kind) if field.default is MISSING)
+        if missing := [name for name in required if name not in value]:
             raise RunError(f"{where} lacks {', '.join(missing)}; it is not a whole {kind.__name__}")
-        return kind(**{name: _read(hint, value[name], f"{where}: {name}") for name, hint in hints.items()})
+        given = {name: hint for name, hint in hints.items() if name in value}
+        return kind(**{name: _read(hint, value[name], f"{where}: {name}") for name, hint in given.items()})
     if origin is tuple and isinstance(value, list):
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         if len(kinds) == len(value):

@@ -102,9 +102,17 @@ class RunStore:
             "threads": provenance.threads,
             "platform": provenance.platform,
             "stages": [asdict(stage) | {"per_second": stage.items / stage.seconds} for stage in stages],
-        }
+        } | self._benchmarks()
         with write_atomically(self.path / "throughput.json") as file:
             file.write(_json(content, "throughput.json", indent=1) + b"\n")
+
+    def _benchmarks(self) -> dict[str, object]:
+        """What `gazebench throughput --run` has put into throughput.json."""
+        try:
+            content = json.loads((self.path / "throughput.json").read_bytes())
+            return {"benchmarks": content["benchmarks"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
     def read_run(self) -> RunRecord:
         """Reads run.json.

@@ -16,10 +16,11 @@ def print_run(store: RunStore) -> None:
 
 
 def as_text(summary: Summary) -> str:
-    """Verdict, scores per beam size and warnings as lines without control characters."""
+    """Machine, verdict, scores per beam size, their signature and warnings, as lines without control characters."""
     record = summary.record
     lines = [
-        f"{record.name}: {record.model.name} on {record.data.name} ({record.data.split}), {record.status}"
+        f"{record.name}: {record.model.name} on {record.data.name} ({record.data.split}), {record.status}",
+        f"made on {record.provenance.device}",
     ]
     for finding in verdict(summary):
         lines += [
@@ -35,6 +36,8 @@ def as_text(summary: Summary) -> str:
         any_row = next(iter(rows.values()))
         cells = "".join(f"{_cell(rows.get(beam)):>26}" for beam in beams)
         lines.append(f"{name:<22}{cells}  {any_row.unit}, {arrow(any_row.higher_is_better)}")
+    if record.metric_signature:
+        lines += ["", f"signature: {record.metric_signature}"]
     lines += ["", *(f"Note: {warning}" for warning in caveats(summary))]
     return "\n".join(printable(line).rstrip() for line in lines).rstrip() + "\n"
 

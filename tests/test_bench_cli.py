@@ -1,5 +1,6 @@
 """The command line, end to end, on the demo model and on files of strangers."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,9 +15,13 @@ import pytest
 from PIL import Image
 
 from bench.cli import main
+from bench.config import EvalConfig, SearchConfig
 from bench.data.scenes import make_scene
+from bench.provenance import collect_provenance
+from bench.runner import _explicable
 from bench.stages.decode import decode
-from models.formats import load_captioner
+from models.formats import load_checkpoint
+from reports.records import CaptionRow
 from reports.store import RunStore
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +123,7 @@ def test_a_run_of_something_else_in_the_same_folder_is_refused_and_kept(run, cap
 
 
 def test_captions_are_the_same_for_every_batch_size(tmp_path):
-    captioner, _ = load_captioner(DEMO)
+    captioner = load_checkpoint(DEMO).captioner
     images = [make_scene("test", index) for index in range(64)]
     said = []
     for size in (1, 7, 64):
@@ -177,6 +182,23 @@ def test_a_folder_of_pictures_with_a_broken_one_is_evaluated_and_the_broken_one_
         (["eval", "--beam-size", "3", "3"], "name it once"),
         (["eval", "--explain", "some"], "expected a number of images, or all"),
         (["eval", "--device", "tpu9"], "--device tpu9 can't be used"),
+        (["eval", "--encoder-dtype", "int8"], "--encoder-dtype is 'int8'; expected float32 or bfloat16"),
+        (["eval", "--encoder-weights", "nowhere.pth", str(DEMO), "--decoding", "own"], "--decoding is 'own'"),
+        (["eval", "--n-best", "2"], "--n-best is 2; a beam of 1 holds no more than 1"),
+        (["eval", "--n-best", "0"], "--n-best is 0; expected at least 1"),
+        (["eval", "--length-exponent", "-1"], "--length-exponent is -1.0; expected 0 to 10"),
+        (["eval", "--length-exponent", "nan"], "--length-exponent is nan; expected 0 to 10"),
+        (["eval", "--no-repeat", "-2"], "--no-repeat is -2; expected at least 0"),
+        (["eval", "--max-steps", "0"], "--max-steps is 0; expected 1 to 1000"),
+        (
+            ["eval", "--decoding", "tutorial", "--length-exponent", "0.7", "--no-repeat", "2"],
+            "--decoding tutorial is the tutorial's own search, which has no --length-exponent and --no-repeat",
+        ),
+        (
+            ["eval", "--decoding", "tutorial", "--forbid-unknown"],
+            "has no --forbid-unknown; leave one of them out",
+        ),
+        (["train", "--encoder-weights", "IMAGENET1K_V1"], "the scene encoder has no published weights"),
         (["train", "--preset", "mine"], "there is no preset 'mine'; known presets: scenes"),
         (["train", "--preset", "photos-small"], "brings no data set; name one with --data"),
         (["caption", str(DEMO), "no.jpg"], "no.jpg"),
@@ -231,17 +253,117 @@ def test_hostile_captions_reach_the_report_as_text(tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_own_pictures_are_captioned(tmp_path, capsys):
+@pytest.fixture
+def pictures(tmp_path):
     make_scene("test", 0).picture().save(tmp_path / "mine.png")
     Image.new("L", (40, 30), 200).save(tmp_path / "grey.png")
-    assert main(["caption", str(DEMO), str(tmp_path / "mine.png"), str(tmp_path / "grey.png"), "--json"]) == 0
+    return [str(tmp_path / "mine.png"), str(tmp_path / "grey.png")]
+
+
+CAPTION_KEYS = {
+    "image_id", "beam_size", "caption", "words", "token_ids", "log_prob_nats", "word_log_probs", "score", "finished",
+    "alphas",
+}  # fmt: skip
+
+
+def test_own_pictures_are_captioned(pictures, capsys):
+    assert main(["caption", str(DEMO), *pictures, "--json"]) == 0
     mine, grey = json.loads(capsys.readouterr().out)
     assert mine["caption"] in make_scene("test", 0).references
     assert mine["image_id"] == "mine.png"
     assert grey["finished"] in (True, False)
-    assert set(mine) == {
-        "image_id", "beam_size", "caption", "words", "token_ids", "log_prob_nats", "word_log_probs", "finished",
-    }  # fmt: skip
+    assert set(mine) == CAPTION_KEYS
+    alphas = np.array(mine["alphas"])
+    assert alphas.shape == (len(mine["token_ids"]), 14, 14)
+    np.testing.assert_allclose(alphas.sum(axis=(1, 2)), 1, atol=1e-4)
+    assert (alphas == alphas.round(7)).all()
+    length = len(mine["token_ids"])
+    assert mine["score"] == pytest.approx(mine["log_prob_nats"] / ((5 + length) / 6) ** 0.7, rel=1e-5)
+
+
+def test_several_captions_of_a_picture_come_best_first(pictures, capsys):
+    options = [str(DEMO), pictures[0], "--beam-size", "4", "--n-best", "3", "--length-exponent", "0"]
+    assert main(["caption", *options, "--json"]) == 0
+    (mine,) = json.loads(capsys.readouterr().out)
+    assert set(mine) == CAPTION_KEYS | {"alternatives"}
+    assert len(mine["alternatives"]) == 2
+    for better, worse in zip([mine, *mine["alternatives"]], mine["alternatives"], strict=False):
+        assert set(worse) == {"caption", "words", "token_ids", "log_prob_nats", "score", "finished"}
+        assert worse["score"] == pytest.approx(worse["log_prob_nats"], rel=1e-5)
+        assert better["score"] >= worse["score"]
+    assert main(["caption", *options]) == 0
+    best, *others = capsys.readouterr().out.splitlines()
+    assert best == f"mine.png: {mine['caption']}"
+    assert others == [f"  {other['score']:.3f}  {other['caption']}" for other in mine["alternatives"]]
+
+
+def test_rules_of_decoding_hold(pictures, capsys):
+    def say(*options):
+        assert main(["caption", str(DEMO), pictures[0], "--json", *options]) == 0
+        return json.loads(capsys.readouterr().out)[0]
+
+    free, shorter, unrepeated = say(), say("--max-steps", "3"), say("--no-repeat", "1")
+    assert len(shorter["token_ids"]) == 3
+    assert not shorter["finished"]
+    assert len(set(free["words"])) < len(free["words"])
+    assert len(set(unrepeated["words"])) == len(unrepeated["words"])
+    assert say("--decoding", "tutorial") == say("--length-exponent", "0")
+
+
+def test_the_rules_of_a_run_are_part_of_its_identity_and_its_signature(tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["eval", "--limit", "2", "--explain", "1", "--beam-size", "3", "--out", str(out)]
+    assert main([*command, "--decoding", "tutorial", "--n-best", "2", "--encoder-dtype", "bfloat16"]) == 0
+    record = RunStore(out).read_run()
+    assert record.metric_signature.endswith("|decoding:tutorial|encoder:bfloat16")
+    assert record.provenance.device.endswith("encoder in bfloat16")
+    assert (record.config["decoding"], record.config["length_exponent"], record.config["n_best"]) == (
+        "tutorial", 0.0, 2,
+    )  # fmt: skip
+    assert all(len(row.alternatives) == 1 for row in RunStore(out).read_captions())
+    printed = capsys.readouterr().out
+    assert "encoder in bfloat16" in printed
+    assert record.metric_signature in printed
+    assert main(command) == 2
+    assert "holds a run of another checkpoint, data set or options" in capsys.readouterr().err
+    assert main([*command, "--fresh", "--forbid-unknown", "--max-steps", "20"]) == 0
+    assert (
+        RunStore(out).read_run().metric_signature.endswith("|decoding:default|lp:0.7|unk:no|rep:0|steps:20")
+    )
+    capsys.readouterr()
+
+
+def test_a_default_that_is_named_changes_nothing():
+    assert (
+        EvalConfig(search=SearchConfig(length_exponent=0.7, no_repeat=0)).as_json() == EvalConfig().as_json()
+    )
+
+
+def test_files_beside_the_checkpoint_are_known_by_their_hash_and_not_by_their_folder(tmp_path):
+    words, weights = tmp_path / "words.json", tmp_path / "resnet.pth"
+    for path in (words, weights):
+        path.write_text("content")
+    config = EvalConfig(word_map=words, encoder_weights=str(weights))
+    made_with = collect_provenance(
+        config, vocabulary=load_checkpoint(DEMO).captioner.vocabulary, data_sha256="0"
+    )
+    content = "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"
+    assert made_with.sha256["word_map"] == made_with.sha256["encoder_weights"] == content
+    assert str(tmp_path) not in json.dumps(config.as_json())
+    assert (
+        "word_map"
+        not in collect_provenance(
+            EvalConfig(), vocabulary=load_checkpoint(DEMO).captioner.vocabulary, data_sha256="0"
+        ).sha256
+    )
+
+
+def test_a_caption_with_padding_in_between_is_not_explained():
+    row = CaptionRow("i", 1, "a", ("a",), (4, 2), -1.0, (-1.0,), ("a",), True, None)
+    assert _explicable(row)
+    assert _explicable(dataclasses.replace(row, token_ids=(4,), finished=False))
+    assert not _explicable(dataclasses.replace(row, token_ids=(0, 4, 2)))
+    assert not _explicable(dataclasses.replace(row, words=(), token_ids=(2,)))
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path):

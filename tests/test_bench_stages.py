@@ -10,16 +10,19 @@ from bench.config import DEMO_CHECKPOINT
 from bench.data.base import CaptionedImage
 from bench.data.scenes import SceneTruth, make_scene
 from bench.errors import DataError
-from bench.stages.decode import decode
+from bench.scoring import Scorer
+from bench.stages.decode import caption_row, decode
 from bench.stages.explain import DONORS, _annotation_baseline, _Donors, _observe, explain
-from models.formats import load_captioner
+from bench.stages.score import _attention, score
+from models.beam import DECODINGS, Hypothesis, beam_search
+from models.formats import load_checkpoint
 from reports.records import CaptionRow
 from reports.store import RunStore
 
 
 @pytest.fixture(scope="module")
 def captioner():
-    return load_captioner(DEMO_CHECKPOINT)[0]
+    return load_checkpoint(DEMO_CHECKPOINT).captioner
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +78,10 @@ def test_one_image_alone_starts_from_a_picture_of_the_mean_colour(captioner, ite
 
 
 def test_attention_is_observed_as_it_was_when_the_caption_was_decoded(captioner, decoded, items):
-    from models.beam import beam_search
-
     images, _ = decoded
     for image, item in zip(images, items, strict=True):
         annotations = captioner.encode(captioner.preprocessing(image.picture()).unsqueeze(0))
-        (hypothesis,) = beam_search(captioner, annotations, 2)
+        ((hypothesis,),) = beam_search(captioner, annotations, 2)
         np.testing.assert_allclose(item.alphas, hypothesis.alphas[: len(item.alphas)], atol=1e-5)
 
 
@@ -106,6 +107,85 @@ def test_what_is_done_is_not_decoded_again(captioner, decoded, tmp_path):
     done = {(row.image_id, row.beam_size) for row in store.read_captions()}
     decode(captioner, images, store, beam_sizes=(1,), batch_size=2, done=done, begin=lambda: None)
     assert [row.image_id for row in store.read_captions()] == [image.image_id for image in images]
+
+
+def test_rules_and_the_number_of_captions_reach_the_search(captioner, decoded, tmp_path):
+    images, _ = decoded
+    store = RunStore(tmp_path / "run")
+    decode(
+        captioner, images, store, beam_sizes=(3,), batch_size=2, done=set(), begin=lambda: None,
+        rules=dataclasses.replace(DECODINGS["default"], length_exponent=0.0), n_best=3, max_steps=7,
+    )  # fmt: skip
+    for row in store.read_captions():
+        ranked = [row, *row.alternatives]
+        assert len(ranked) == len({r.token_ids for r in ranked}) == 3
+        assert [r.score for r in ranked] == sorted((r.score for r in ranked), reverse=True)
+        assert all(len(r.token_ids) <= 7 and r.score == pytest.approx(r.log_prob_nats) for r in ranked)
+
+
+def test_a_caption_row_describes_the_attention_of_the_words_that_are_shown(captioner):
+    vocabulary = captioner.vocabulary
+    alphas = torch.zeros(5, 196)
+    alphas[0], alphas[2] = 1 / 196, 1 / 196  # the words; what stands between them, and <end>, looks elsewhere
+    alphas[[1, 3, 4], [3, 50, 100]] = 1
+    said = (vocabulary.encode(["red"])[0], vocabulary.pad, vocabulary.encode(["circle"])[0], vocabulary.start)
+    hypothesis = Hypothesis((*said, vocabulary.end), (-1.0,) * 5, alphas, True, -2.5)
+    row = caption_row(captioner, make_scene("test", 0), 1, [hypothesis])
+    assert row.words == ("red", "circle")
+    assert row.score == -2.5
+    assert row.attention_entropy == pytest.approx(1, abs=1e-6)
+    assert row.attention_movement == 0
+
+
+def caption_of(words, entropy, movement):
+    said = tuple("word" for _ in range(words))
+    return CaptionRow(
+        "i", 1, " ".join(said), said, (4,) * words, -1.0, (-1.0,), ("a",), True, None,
+        attention_entropy=entropy, attention_movement=movement,
+    )  # fmt: skip
+
+
+def test_attention_metrics_weigh_words_and_leave_out_captions_that_can_not_say():
+    rows = [
+        caption_of(2, 0.2, 0.5),
+        caption_of(6, 0.6, 0.009),
+        caption_of(1, 0.1, None),
+        caption_of(0, None, None),
+    ]
+    entropy, collapsed = _attention(rows, 1)
+    assert entropy.value == pytest.approx((2 * 0.2 + 6 * 0.6 + 0.1) / 9)
+    assert (entropy.n, entropy.higher_is_better) == (3, None)
+    assert collapsed.value == 0.5
+    assert (collapsed.n, collapsed.higher_is_better) == (2, False)
+
+
+def test_attention_metrics_without_words_have_a_reason():
+    entropy, collapsed = _attention([caption_of(0, None, None)], 1)
+    assert (entropy.value, entropy.reason) == (None, "no words were said")
+    assert (collapsed.value, collapsed.reason) == (None, "no caption has two words")
+
+
+@pytest.mark.java
+@pytest.mark.parametrize(("collapsed", "warned"), [(2, False), (3, True)])
+def test_a_run_is_warned_of_when_most_of_its_captions_have_collapsed(captioner, collapsed, warned):
+    images = [make_scene("test", index) for index in range(4)]
+    rows = [
+        dataclasses.replace(caption_of(3, 0.5, 0.001 if number < collapsed else 0.3), image_id=image.image_id)
+        for number, image in enumerate(images)
+    ]
+    with Scorer({image.image_id: image.references for image in images}) as scorer:
+        scored = score(
+            scorer, rows, {image.image_id: image for image in images},
+            beam_sizes=(1,), ground_truth=SceneTruth(), vocabulary=captioner.vocabulary,
+        )  # fmt: skip
+    warnings = [w for w in scored.warnings if "attention is the same for every word" in w]
+    assert warnings == (
+        [
+            "beam size 1: attention is the same for every word in 75 % of the captions; its maps explain nothing"
+        ]
+        if warned
+        else []
+    )
 
 
 def test_nothing_readable_leaves_nothing_behind(captioner, tmp_path):

@@ -9,7 +9,7 @@ from bench.data.base import CaptionData, CaptionedImage, DataError
 from bench.data.scenes import SceneTruth, make_scene
 from bench.errors import ConfigError
 from bench.training import PRESETS, _caption_loss, _loss, _read, build_captioner, train
-from models.formats import load_captioner
+from models.formats import load_checkpoint
 from models.vocabulary import Vocabulary, split_words
 
 
@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
 
 def test_the_loss_falls_and_the_checkpoint_says_how_it_was_trained(trained):
     _, path = trained
-    _, training = load_captioner(path)
+    training = load_checkpoint(path).training
     first, last = training["history"][0], training["history"][-1]
     assert last["loss"] < first["loss"]
     assert training["preset"] == "scenes"
@@ -42,7 +42,7 @@ def test_the_loss_falls_and_the_checkpoint_says_how_it_was_trained(trained):
 
 def test_the_file_holds_the_weights_that_training_returned(trained):
     captioner, path = trained
-    loaded, _ = load_captioner(path)
+    loaded = load_checkpoint(path).captioner
     for name, tensor in captioner.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
 
@@ -120,3 +120,20 @@ def test_training_that_diverges_says_so(tmp_path):
     with pytest.raises(ConfigError, match="training diverged in epoch 1"):
         train(tiny(learning_rate=1e18), few_scenes(32, 4), tmp_path / "m.safetensors", preset="scenes")
     assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_training_starts_from_a_file_of_weights_and_keeps_its_folder_to_itself(tmp_path):
+    from torchvision.models import get_model
+
+    torch.manual_seed(1)
+    network = get_model("resnet18", weights=None)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    config = dataclasses.replace(
+        PRESETS["photos-small"], epochs=1, learning_rate=1e-9, min_count=1, weight_decay=0.0,
+        encoder_weights=str(tmp_path / "weights.pth"),
+        preprocessing=dataclasses.replace(PRESETS["photos-small"].preprocessing, size=64),
+    )  # fmt: skip
+    out = tmp_path / "model.safetensors"
+    captioner = train(config, few_scenes(8, 2), out, preset="photos-small")
+    torch.testing.assert_close(captioner.encoder.trunk[0].weight, network.conv1.weight, atol=1e-6, rtol=0)
+    assert load_checkpoint(out).training["encoder_weights"] == "weights.pth"

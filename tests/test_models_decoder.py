@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.decoder import AttentionDecoder, DecoderConfig
+from models.decoder import AttentionDecoder, DecoderConfig, State
 
 CELLS, DIM, VOCABULARY = 6, 5, 7
 
@@ -130,3 +130,59 @@ def test_moving_annotation_vectors_to_other_cells_moves_attention_with_them():
     moved = decoder(annotations[:, order], token_ids, start=1)
     torch.testing.assert_close(straight.alphas[:, :, order], moved.alphas, atol=1e-12, rtol=0)
     torch.testing.assert_close(straight.log_probs, moved.log_probs, atol=1e-12, rtol=0)
+
+
+def mixing_decoder(**switches):
+    """Wide enough that attention has to be mixed in several pieces, even of one image."""
+    config = DecoderConfig(VOCABULARY, DIM, embedding_dim=4, hidden_dim=3, attention_dim=2**17, **switches)
+    torch.manual_seed(5)
+    return AttentionDecoder(config).double().eval()
+
+
+@pytest.mark.parametrize("make", [make_decoder, mixing_decoder])
+@pytest.mark.parametrize("beams", [1, 2, 5])
+@pytest.mark.parametrize("attention_activation", ["tanh", "relu"])
+def test_beams_that_share_a_memory_are_as_good_as_beams_with_a_copy_each(attention_activation, beams, make):
+    decoder = make(attention_activation=attention_activation, gate="vector")
+    annotations = torch.randn(2, CELLS, DIM, dtype=torch.float64, requires_grad=True)
+    words = torch.randint(VOCABULARY, (2 * beams,))
+    hidden, cell = (torch.randn(2 * beams, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+
+    def step(annotations):
+        seen = decoder.step(words, State(hidden, cell), decoder.remember(annotations))
+        outputs = (seen.log_probs, *seen.state, seen.alpha)
+        total = sum((k + 1) * output.sin().sum() for k, output in enumerate(outputs))
+        leaves = [annotations, hidden, cell, *decoder.parameters()]
+        return outputs, torch.autograd.grad(total, leaves, allow_unused=True)
+
+    shared, shared_gradients = step(annotations)
+    copied, copied_gradients = step(annotations.repeat_interleave(beams, dim=0))
+    per_image = copied_gradients[0].unflatten(0, (2, beams)).sum(dim=1)
+    for ours, expected in zip(shared, copied, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(shared_gradients[0], per_image, atol=1e-10, rtol=0)
+    for ours, expected in zip(shared_gradients[1:], copied_gradients[1:], strict=True):
+        assert (ours is None) == (expected is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_memories_that_do_not_fit_the_beams_are_refused():
+    decoder = make_decoder()
+    memory = decoder.remember(torch.randn(2, CELLS, DIM, dtype=torch.float64))
+    state = State(*torch.zeros(2, 3, 3, dtype=torch.float64))
+    with pytest.raises(AssertionError):
+        decoder.step(torch.zeros(3, dtype=torch.long), state, memory)
+
+
+@pytest.mark.parametrize("attention_activation", ["tanh", "relu"])
+def test_a_step_without_gradients_is_a_step_with_gradients(attention_activation):
+    config = DecoderConfig(500, 64, gate="vector", attention_activation=attention_activation)
+    torch.manual_seed(4)
+    decoder = AttentionDecoder(config).eval()
+    annotations, token_ids = torch.randn(3, 16, 64), torch.randint(500, (3, 6))
+    expected = decoder(annotations, token_ids, start=1)
+    with torch.no_grad():
+        found = decoder(annotations, token_ids, start=1)
+    torch.testing.assert_close(found.log_probs, expected.log_probs.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.alphas, expected.alphas.detach(), atol=1e-6, rtol=0)

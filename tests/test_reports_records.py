@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.records import CaptionRow, RunError, RunRecord, from_json, to_json
+from reports.records import Alternative, CaptionRow, RunError, RunRecord, from_json, to_json
 from reports.store import RunStore
 
 ROW = {
@@ -24,6 +24,30 @@ def test_a_row_survives_json_and_back() -> None:
     row = from_json(CaptionRow, ROW, "row")
     assert row.word_log_probs == (-1.0, -0.5)
     assert from_json(CaptionRow, json.loads(json.dumps(to_json(row))), "row") == row
+
+
+def test_rows_of_the_first_runs_lack_what_later_ones_say() -> None:
+    row = from_json(CaptionRow, ROW, "row")
+    assert (row.score, row.alternatives, row.attention_entropy, row.attention_movement) == (
+        None,
+        (),
+        None,
+        None,
+    )
+
+
+def test_alternatives_are_records_too() -> None:
+    other = {
+        "caption": "a cat", "words": ["a", "cat"], "token_ids": [4, 6], "log_prob_nats": -2, "score": -1.1,
+        "finished": False,
+    }  # fmt: skip
+    later = {"score": -0.9, "alternatives": [other], "attention_entropy": 0.5, "attention_movement": None}
+    row = from_json(CaptionRow, ROW | later, "row")
+    assert row.alternatives == (Alternative("a cat", ("a", "cat"), (4, 6), -2.0, -1.1, False),)
+    assert from_json(CaptionRow, json.loads(json.dumps(to_json(row))), "row") == row
+    del other["score"]
+    with pytest.raises(RunError, match=r"row: alternatives\[0\] lacks score; it is not a whole Alternative"):
+        from_json(CaptionRow, ROW | later, "row")
 
 
 def test_keys_of_a_later_program_are_passed_over() -> None:

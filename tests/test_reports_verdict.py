@@ -188,6 +188,8 @@ def test_the_terminal_shows_verdict_scores_and_notes(
     assert "Does it look where it speaks? Yes." in text
     assert "CIDEr " in text
     assert "0 to 10, ↑ higher is better" in text
+    assert "made on cpu" in text
+    assert "signature: bleu|tok:ptb" in text
 
 
 def test_the_terminal_obeys_no_control_character_of_a_stranger(summary: Summary) -> None:

@@ -1,6 +1,7 @@
 """Decoding: from pictures to captions.jsonl, every beam size in one pass over the images."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -9,10 +10,11 @@ from torch import Tensor
 from bench.data.base import CaptionedImage
 from bench.errors import DataError
 from bench.progress import track
-from models.beam import Hypothesis, beam_search
+from explain.collapse import attention_entropy, attention_movement
+from models.beam import DECODINGS, DecodingRules, Hypothesis, beam_search
 from models.captioner import Captioner
 from models.errors import PictureError
-from reports.records import CaptionRow, Failure
+from reports.records import Alternative, CaptionRow, Failure
 from reports.store import RunStore
 
 
@@ -25,6 +27,9 @@ def decode(
     batch_size: int,
     done: set[tuple[str, int]],
     begin: Callable[[], None],
+    rules: DecodingRules = DECODINGS["default"],
+    n_best: int = 1,
+    max_steps: int | None = None,
 ) -> None:
     """Captions images and appends the captions to the run, batch by batch.
 
@@ -39,6 +44,9 @@ def decode(
         batch_size: images at once.
         done: (image id, beam size) pairs that the run holds already.
         begin: called once, before anything is written.
+        rules: what may be said, and which caption is the best.
+        n_best: captions kept of each image and beam size.
+        max_steps: longest caption; None for the model's own limit.
 
     Raises:
         DataError: if not one picture could be read.
@@ -49,6 +57,7 @@ def decode(
     if done:
         begin()
     begun = bool(done)
+    search = partial(beam_search, captioner, rules=rules, n_best=n_best, max_steps=max_steps)
     batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
     for batch in track(batches, total=len(batches), label="decoding", unit="batches"):
         read = list(_read(captioner, batch))
@@ -58,7 +67,7 @@ def decode(
                 captions.extend(_failed_row(image, size, str(problem)) for size in beam_sizes)
         good = [(image, pixels) for image, pixels in read if isinstance(pixels, Tensor)]
         if good:
-            captions.extend(_caption(captioner, good, beam_sizes))
+            captions.extend(_caption(captioner, good, beam_sizes, search))
             if not begun:
                 begin()
             begun = True
@@ -85,31 +94,52 @@ def _caption(
     captioner: Captioner,
     batch: Sequence[tuple[CaptionedImage, Float[Tensor, "3 height width"]]],
     beam_sizes: Sequence[int],
+    search: Callable[..., list[list[Hypothesis]]],
 ) -> Iterator[CaptionRow]:
     annotations = captioner.encode(torch.stack([pixels for _, pixels in batch]).to(captioner.device))
     memory = captioner.decoder.remember(annotations)
     for size in beam_sizes:
-        hypotheses = beam_search(captioner, annotations, size, memory=memory)
-        for (image, _), hypothesis in zip(batch, hypotheses, strict=True):
-            yield caption_row(captioner, image, size, hypothesis)
+        found = search(annotations, size, memory=memory)
+        for (image, _), hypotheses in zip(batch, found, strict=True):
+            yield caption_row(captioner, image, size, hypotheses)
 
 
 def caption_row(
-    captioner: Captioner, image: CaptionedImage, beam_size: int, hypothesis: Hypothesis
+    captioner: Captioner, image: CaptionedImage, beam_size: int, hypotheses: Sequence[Hypothesis]
 ) -> CaptionRow:
-    """The record of one caption."""
-    words = captioner.vocabulary.decode(hypothesis.token_ids)
+    """The record of one picture's captions, best first; there is at least one."""
+    best, *others = hypotheses
+    vocabulary = captioner.vocabulary
+    words = vocabulary.decode(best.token_ids)
+    silent = (vocabulary.pad, vocabulary.start, vocabulary.end)
+    shown = best.alphas.numpy()[[token_id not in silent for token_id in best.token_ids]]
     return CaptionRow(
         image_id=image.image_id,
         beam_size=beam_size,
         caption=" ".join(words),
         words=tuple(words),
+        token_ids=best.token_ids,
+        log_prob_nats=best.log_prob_nats,
+        word_log_probs=best.word_log_probs,
+        references=image.references,
+        finished=best.finished,
+        error=None,
+        score=best.score,
+        alternatives=tuple(_alternative(captioner, other) for other in others),
+        attention_entropy=attention_entropy(shown),
+        attention_movement=attention_movement(shown),
+    )
+
+
+def _alternative(captioner: Captioner, hypothesis: Hypothesis) -> Alternative:
+    words = captioner.vocabulary.decode(hypothesis.token_ids)
+    return Alternative(
+        caption=" ".join(words),
+        words=tuple(words),
         token_ids=hypothesis.token_ids,
         log_prob_nats=hypothesis.log_prob_nats,
-        word_log_probs=hypothesis.word_log_probs,
-        references=image.references,
+        score=hypothesis.score,
         finished=hypothesis.finished,
-        error=None,
     )
 
 

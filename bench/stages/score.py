@@ -9,9 +9,13 @@ import pandas as pd
 from bench.data.base import CaptionedImage, GroundTruth
 from bench.progress import say
 from bench.scoring import METRICS, Scorer
+from explain.collapse import COLLAPSED_BELOW
 from models.vocabulary import Vocabulary, split_words
 from reports.records import CaptionRow, MetricRow
 from reports.stats import Interval, metric_intervals, ratio_interval
+
+ALARMING_SHARE = 0.5
+"""A run with more collapsed captions than this is warned of."""
 
 
 class Scored(NamedTuple):
@@ -77,6 +81,12 @@ def score(
         )
         metrics.extend(_fact_metrics(extra, size))
         metrics.extend(_descriptive(rows, size, vocabulary))
+        metrics.extend(_attention(rows, size))
+        if (collapsed := metrics[-1].value) is not None and collapsed > ALARMING_SHARE:
+            warnings.append(
+                f"beam size {size}: attention is the same for every word in {100 * collapsed:.0f} % of the captions; "
+                "its maps explain nothing"
+            )
         frame = frame.join(extra).rename_axis("image_id").reset_index()
         frame.insert(1, "beam_size", size)
         frames.append(frame)
@@ -130,6 +140,28 @@ def _descriptive(rows: Sequence[CaptionRow], size: int, vocabulary: Vocabulary) 
         # Resampling images repeats captions, so a bootstrap interval of this share would be wrong: there is none.
         _row("Distinct captions", size, None, n, "share", None, value=distinct),
         _row("Mean length", size, ratio_interval(lengths, ones), n, "words", None),
+    ]
+
+
+def _attention(rows: Sequence[CaptionRow], size: int) -> list[MetricRow]:
+    """Whether attention spreads, and whether it moves; of the captions that can say so."""
+    spread = [(row.attention_entropy, len(row.words)) for row in rows if row.attention_entropy is not None]
+    moved = [row.attention_movement for row in rows if row.attention_movement is not None]
+    words = np.array([n for _, n in spread], dtype=float)
+    entropy = ratio_interval(np.array([entropy for entropy, _ in spread], dtype=float) * words, words)
+    still = np.array([movement < COLLAPSED_BELOW for movement in moved], dtype=float)
+    collapsed = ratio_interval(still, np.ones(len(moved)))
+    return [
+        _row("Attention entropy", size, entropy, len(spread), "share", None, reason="no words were said"),
+        _row(
+            "Collapsed attention",
+            size,
+            collapsed,
+            len(moved),
+            "share",
+            False,
+            reason="no caption has two words",
+        ),
     ]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.errors import CheckpointError
 from models.formats import mrfahrenhiet, native, sgrvinod
-from models.formats.assembly import Checkpoint
+from models.formats.assembly import Checkpoint, check_size
 from models.formats.containers import open_content
 from models.formats.content import Content
 
@@ -65,7 +65,7 @@ def load_checkpoint(
     names = sorted(content.tensors)
     some = ", ".join(names[:: max(1, len(names) // 4)][:4])
     raise CheckpointError(
-        f"{path.name} holds {len(names)} tensors ({some:.200}), but no decoder of a known layout; known layouts: "
+        f"{path.name} holds {len(names)} tensors ({some:.150}), but no decoder of a known layout; known layouts: "
         f"{', '.join(FORMATS)}"
     )
 
@@ -82,13 +82,10 @@ def encoder_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if it can't be read, or holds numbers that are not finite.
     """
-    tensors = {name: tensor.read() for name, tensor in open_content(path).tensors.items()}
+    content = open_content(path)
+    check_size(content, content.tensors)
+    tensors = {name: tensor.read() for name, tensor in content.tensors.items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path.name}: tensor {name} holds values that are not finite")
     return tensors
-
-
-def load_captioner(path: Path):  # REMOVE
-    c = load_checkpoint(path)
-    return c.captioner, c.training

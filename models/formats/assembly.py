@@ -1,5 +1,6 @@
 """From the tensors and settings that a file announces to a captioner, after everything has been checked."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from models.captioner import Captioner
 from models.decoder import DecoderConfig
 from models.encoder import EncoderConfig
-from models.errors import CheckpointError
+from models.errors import CheckpointError, one_line
 from models.formats.content import Content, StoredTensor
 from models.preprocessing import Preprocessing
 from models.vocabulary import Vocabulary
@@ -75,6 +76,8 @@ def assemble(
         raise CheckpointError(
             f"{name}: the vocabulary has {len(vocabulary)} words but the output layer {decoder.vocabulary_size} rows"
         )
+    if not 0 <= decoder.dropout <= 1:
+        raise CheckpointError(f"{name}: the decoder's dropout can't be {decoder.dropout}; expected 0 to 1")
     settings: tuple[Any, ...] = (encoder, decoder, vocabulary, preprocessing)
     # On the meta device tensors have shapes only: nothing announced costs memory before it is verified.
     with torch.device("meta"), Uninitialised():
@@ -93,11 +96,7 @@ def assemble(
             raise CheckpointError(
                 f"{name}: tensor {key} holds numbers of type {tensors[key].dtype}, which it can't"
             )
-    announced, size = sum(tensor.bytes for tensor in tensors.values()), content.path.stat().st_size
-    if announced > size:
-        raise CheckpointError(
-            f"{name} announces {announced:,} bytes of numbers but has only {size:,}; it is damaged or forged"
-        )
+    check_size(content, tensors)
     with Uninitialised():
         captioner = Captioner(*settings, encoder_weights=encoder_weights, max_steps=max_steps)
     weights = {key: tensor.read() for key, tensor in tensors.items()}
@@ -109,6 +108,24 @@ def assemble(
     kept = captioner.state_dict() if encoder_weights is not None else {}
     captioner.load_state_dict(kept | weights | {key: torch.zeros((), dtype=torch.long) for key in counters})
     return captioner.eval()
+
+
+def check_size(content: Content, tensors: Mapping[str, StoredTensor]) -> None:
+    """Makes sure that tensors which share their numbers don't take far more memory than their file.
+
+    Args:
+        content: the file.
+        tensors: those that will be read.
+
+    Raises:
+        CheckpointError: if they take more than twice the file's size; tied weights take a little more than once.
+    """
+    announced, size = sum(tensor.bytes for tensor in tensors.values()), content.path.stat().st_size
+    if announced > 2 * size:
+        raise CheckpointError(
+            f"{content.path.name} announces {announced:,} bytes of numbers but has only {size:,}; "
+            "it is damaged or forged"
+        )
 
 
 def find_decoder(content: Content, marks: tuple[str, ...]) -> str | None:
@@ -171,10 +188,7 @@ def decoder_config(
         dropout: as it was trained, 0 to 1.
 
     Returns:
-        The configuration.
-
-    Raises:
-        CheckpointError: if a tensor that tells a size is missing or has another number of dimensions.
+        The configuration. A tensor that should tell a size, but is missing or no matrix, is a `CheckpointError`.
     """
 
     def size(name: str, dimension: int) -> int:
@@ -213,8 +227,8 @@ def peculiarities(content: Content, used: Mapping[str, StoredTensor]) -> list[st
     notes = []
     if content.sources:
         notes.append(f"it carries the source text of {content.sources} classes, which was not read")
-    if devices := sorted({tensor.location for tensor in used.values() if tensor.location != "cpu"}):
-        notes.append(f"saved from {', '.join(devices)}; loaded on the CPU")
+    if devices := sorted({tensor.location[:20] for tensor in used.values() if tensor.location != "cpu"}):
+        notes.append(f"saved from {', '.join(devices[:4])}; loaded on the CPU")
     if types := sorted({tensor.dtype for tensor in used.values() if tensor.dtype in _FLOATS[1:]}):
         notes.append(f"weights in {', '.join(types)}; computed in float32")
     if not any(name.endswith(_COUNTER) for name in used):
@@ -223,7 +237,25 @@ def peculiarities(content: Content, used: Mapping[str, StoredTensor]) -> list[st
     if unused := [path for path, tensor in content.tensors.items() if id(tensor) not in taken]:
         names = ", ".join(sorted(unused)[:4]) + (", …" if len(unused) > 4 else "")
         notes.append(f"{len(unused)} tensors play no part in captioning and were left out: {names}")
-    return notes
+    return [one_line(note) for note in notes]
+
+
+def facts(content: Content, keys: tuple[str, ...]) -> dict[str, Any]:
+    """What a file says of its training: finite numbers and short texts.
+
+    Args:
+        content: the file.
+        keys: what to look for.
+
+    Returns:
+        Those that it holds.
+    """
+    found = {key: content.values[key] for key in keys if key in content.values}
+    return {
+        key: one_line(value, 80) if isinstance(value, str) else value
+        for key, value in found.items()
+        if value is not None and (isinstance(value, str) or math.isfinite(value))
+    }
 
 
 class Uninitialised(TorchFunctionMode):

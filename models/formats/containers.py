@@ -1,5 +1,6 @@
 """Which container a file is: safetensors, or one of the two of torch.save. Anything else is named and refused."""
 
+import json
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +12,12 @@ from torch import Tensor
 
 from models.errors import CheckpointError
 from models.formats.content import Content, StoredTensor
+from models.formats.limits import memory_limit
 from models.formats.pickles import PickleError
 from models.formats.torch_save import open_legacy, open_zip
 
-_STRUCTURE_MEMORY = 768 << 20
-"""Memory that finding out what a file holds may take, in bytes; the tutorial's files need 30 MB."""
-_MAX_SAFETENSORS_HEADER = 100_000_000  # safetensors' own limit
+_MAX_HEADER = 32 << 20
+"""Longest header of a safetensors file, in bytes; the tutorial's model has one of 300 kB. safetensors allows 100 MB."""
 
 # How files begin that people mistake for checkpoints; the message says what they are.
 _MISTAKEN = {
@@ -85,46 +86,23 @@ def _open_known(path: Path) -> Content | None:
     with path.open("rb") as file:
         start = file.read(64)
     try:
-        with _memory_limit():
-            if (
-                len(start) > 8
-                and start[8:9] == b"{"
-                and struct.unpack("<Q", start[:8])[0] <= _MAX_SAFETENSORS_HEADER
-            ):
-                return _open_safetensors(path)
+        if len(start) > 8 and start[8:9] == b"{":
+            return _open_safetensors(path, struct.unpack("<Q", start[:8])[0])
+        with memory_limit(path.name):
             if start.startswith(b"PK\x03\x04"):
                 return open_zip(path)
             if start[:1] == b"\x80":
                 return open_legacy(path)
     except PickleError as error:
         raise CheckpointError(f"{path.name}: {error}") from error
-    except (MemoryError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path.name} needs more than {_STRUCTURE_MEMORY >> 20} MB just to say what it holds; it is refused"
-        ) from error
     return None
 
 
-@contextmanager
-def _memory_limit() -> Iterator[None]:
-    """Has the system refuse more than `_STRUCTURE_MEMORY` of new memory, where it can (Linux)."""
-    try:
-        import resource
+def _open_safetensors(path: Path, header: int) -> Content | None:
+    if header > path.stat().st_size and header > _MAX_HEADER:
+        return None
+    _check_header(path, header)
 
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except (ImportError, OSError, ValueError):
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [used + _STRUCTURE_MEMORY, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
-    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _open_safetensors(path: Path) -> Content:
     def reader(name: str) -> Callable[[], Tensor]:
         def read() -> Tensor:
             with _safetensors(path) as file:
@@ -147,6 +125,24 @@ def _open_safetensors(path: Path) -> Content:
         return Content(path, "safetensors", None, tensors, {}, {}, file.metadata() or {}, 0)
 
 
+def _check_header(path: Path, length: int) -> None:
+    """Reads the header under a memory limit before the library does, which would end the process where it meets one."""
+    if length > _MAX_HEADER:
+        raise CheckpointError(f"{path.name} has a header of {length:,} bytes; at most {_MAX_HEADER:,}")
+    with memory_limit(path.name), path.open("rb") as file:
+        file.seek(8)
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path.name} is damaged or truncated: its header is not JSON; copy or download it again"
+            ) from error
+        if not isinstance(header, dict) or len(header) > _MAX_TENSORS:
+            raise CheckpointError(
+                f"{path.name} has a header of more than {_MAX_TENSORS:,} tensors, or none; it is refused"
+            )
+
+
 @contextmanager
 def _safetensors(path: Path) -> Iterator[Any]:
     try:
@@ -158,6 +154,7 @@ def _safetensors(path: Path) -> Iterator[Any]:
         ) from error
 
 
+_MAX_TENSORS = 50_000
 _SAFETENSORS_TYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
     "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",

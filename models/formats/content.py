@@ -41,7 +41,7 @@ class Content:
     """The pickled value; None for safetensors."""
     tensors: Mapping[str, StoredTensor]
     """By dotted path, a module's as in its state dict; those of optimizers are left out."""
-    values: Mapping[str, Scalar | tuple[int, ...]]
+    values: Mapping[str, Scalar]
     """Numbers and texts beside the tensors, by dotted path."""
     objects: Mapping[str, Object]
     """Instances of an author's classes, by dotted path."""

@@ -9,7 +9,15 @@ from typing import Any
 
 from models.encoder import EncoderConfig
 from models.errors import CheckpointError
-from models.formats.assembly import Checkpoint, assemble, decoder_config, find_decoder, peculiarities, renamed
+from models.formats.assembly import (
+    Checkpoint,
+    assemble,
+    decoder_config,
+    facts,
+    find_decoder,
+    peculiarities,
+    renamed,
+)
 from models.formats.content import Content
 from models.formats.trunks import trunk_or_weights
 from models.formats.word_map import read_word_map, vocabulary_from_ids
@@ -70,11 +78,7 @@ def load(content: Content, word_map: Path | None, encoder_weights: str | None) -
         encoder_weights=trunk.torchvision_weights,
     )
     notes = tuple(peculiarities(content, tensors))
-    values = {key: content.values.get(key) for key in ("num_epochs", "training_loss", "val_loss")}
-    training = {
-        "layout": "mrfahrenhiet",
-        **{key: value for key, value in values.items() if value is not None},
-    }
+    training = {"layout": "mrfahrenhiet", **facts(content, ("num_epochs", "training_loss", "val_loss"))}
     return Checkpoint(captioner, "mrfahrenhiet", content.container, ORIGIN, notes, (), training)
 
 

@@ -18,6 +18,7 @@ from models.encoder import EncoderConfig
 from models.errors import CheckpointError
 from models.formats.assembly import Checkpoint, assemble
 from models.formats.content import Content
+from models.formats.limits import memory_limit
 from models.preprocessing import Preprocessing
 from models.vocabulary import Vocabulary
 
@@ -64,13 +65,13 @@ def save_native(captioner: Captioner, path: Path, *, training: dict[str, Any]) -
     unfinished.replace(path)
 
 
-def load(content: Content, word_map: Path | None, _: str | None) -> Checkpoint:
+def load(content: Content, word_map: Path | None, encoder_weights: str | None) -> Checkpoint:  # noqa: ARG001
     """Reads a checkpoint.
 
     Args:
         content: a file written by `save_native`.
         word_map: must be None; a native checkpoint holds its words.
-        _: encoder weights, of no use: a native checkpoint holds its encoder.
+        encoder_weights: of no use; a native checkpoint holds its encoder.
 
     Returns:
         The checkpoint.
@@ -99,8 +100,11 @@ def load(content: Content, word_map: Path | None, _: str | None) -> Checkpoint:
 
 def _about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        about = json.loads(metadata[_KEY])
-    except (ValueError, RecursionError) as error:
+        with memory_limit(path.name):
+            about = json.loads(metadata[_KEY])
+    except CheckpointError:
+        raise
+    except ValueError as error:
         raise CheckpointError(f"{path.name}: the description in its header is not JSON: {error}") from error
     version = about.get("format_version") if isinstance(about, dict) else None
     if version != FORMAT_VERSION:

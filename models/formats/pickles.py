@@ -10,14 +10,16 @@ import io
 import pickletools
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
 MAX_BYTES = 64 << 20
 """Longest pickle that is read; the tutorial's take 40 kB, a vocabulary of a million words 50 MB."""
-MAX_INSTRUCTIONS = 6_000_000
-"""Most instructions; the tutorial's pickles hold 14,000."""
+MAX_WORK = 3_000_000
+"""Most instructions and copied items in all pickles of a file; the tutorial's hold 14,000."""
+_LONGEST_NAME = 200
+_MAX_DIMENSIONS = 8
 _MAX_INT_BITS = 128
 
 
@@ -93,11 +95,27 @@ _OF_AN_AUTHOR = re.compile(
 _SCALARS = (str, bytes, int, float, bool, type(None))
 
 
-def read_pickle(data: bytes, start: int = 0) -> Pickle:
+class Budget:
+    """The work that reading a file may still take; shared by all its pickles."""
+
+    def __init__(self) -> None:
+        self.left = MAX_WORK
+
+    def spend(self, work: int) -> None:
+        """Takes instructions or copied items off; raises PickleError when there are none left."""
+        self.left -= work
+        if self.left < 0:
+            raise PickleError(
+                f"its pickle takes more than {MAX_WORK:,} steps to read, which no captioner needs"
+            )
+
+
+def read_pickle(data: bytes, budget: Budget, start: int = 0) -> Pickle:
     """Reads one pickle.
 
     Args:
         data: holds the pickle; what follows it is not looked at.
+        budget: for all pickles of the file.
         start: where it begins.
 
     Returns:
@@ -106,15 +124,12 @@ def read_pickle(data: bytes, start: int = 0) -> Pickle:
     Raises:
         PickleError: if it is damaged, too large, or names a function or class that checkpoints have no use for.
     """
-    machine = _Machine()
+    machine = _Machine(budget)
     stream = io.BytesIO(data)
     stream.seek(start)
     try:
-        for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
-            if count >= MAX_INSTRUCTIONS or (position or 0) - start > MAX_BYTES:
-                raise PickleError(
-                    f"its pickle has more than {MAX_INSTRUCTIONS:,} instructions or {MAX_BYTES:,} bytes"
-                )
+        for opcode, argument, _ in pickletools.genops(stream):
+            budget.spend(1)
             if opcode.name == "STOP":
                 return Pickle(machine.stack.pop(), stream.tell(), machine.storages, machine.sources)
             machine.execute(opcode.name, argument)
@@ -130,7 +145,8 @@ def read_pickle(data: bytes, start: int = 0) -> Pickle:
 class _Machine:
     """The stack, the memo, and what each instruction does to them (Lib/pickletools.py documents every one)."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -170,6 +186,8 @@ class _Machine:
             module, _, name = argument.partition(" ")
         if not isinstance(module, str) or not isinstance(name, str):
             raise PickleError("its pickle names a class by something that is not text")
+        if len(module) + len(name) > _LONGEST_NAME:
+            raise PickleError("its pickle names a class by more than 200 characters")
         self.stack.append(Name(_MODERN.get(module, module), name))
 
     def call(self, _: Any) -> None:
@@ -178,6 +196,7 @@ class _Machine:
             raise PickleError("its pickle calls something that is not a function")
         if function not in _FUNCTIONS:
             _refuse(f"calls {function}")
+        self.budget.spend(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple)))
         self.stack.append(_FUNCTIONS[function](*arguments))
 
     def new(self, arguments: int) -> None:
@@ -186,13 +205,14 @@ class _Machine:
         self.stack.append(_instance(self.stack.pop()))
 
     def build(self, _: Any) -> None:
+        """Sets attributes; those in slots come as the second of a pair."""
         state, target = self.stack.pop(), self.stack[-1]
-        if isinstance(state, tuple) and len(state) == 2:  # attributes, and those in slots
-            state = {**(state[0] or {}), **(state[1] or {})}
-        if isinstance(target, Object) and isinstance(state, dict):
-            target.attributes.update((key, value) for key, value in state.items() if isinstance(key, str))
-        elif not isinstance(target, Object | dict):  # a dict's attributes are torch's notes on versions
+        if not isinstance(target, Object | dict):  # a dict's attributes are torch's notes on versions
             raise PickleError("its pickle sets attributes of something that has none")
+        for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
+            if isinstance(target, Object) and isinstance(part, dict):
+                self.budget.spend(len(part))
+                target.attributes.update((key, value) for key, value in part.items() if isinstance(key, str))
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -271,10 +291,13 @@ def _rebuild_tensor(
 ) -> TensorView:
     if not isinstance(storage, Storage):
         raise PickleError("its pickle makes a tensor of something that is not a storage")
-    if not _whole([offset]) or not (
-        isinstance(shape, tuple) and isinstance(stride, tuple) and _whole(shape + stride)
-    ):
-        raise PickleError("its pickle describes a tensor whose shape is not a row of whole numbers")
+    rows = (
+        isinstance(shape, tuple)
+        and isinstance(stride, tuple)
+        and len(shape) == len(stride) <= _MAX_DIMENSIONS
+    )
+    if not rows or not all(type(value) is int and 0 <= value < 2**62 for value in (offset, *shape, *stride)):
+        raise PickleError("its pickle describes a tensor by something other than a few whole numbers")
     return TensorView(storage, dtype or storage.dtype, offset, shape, stride)
 
 
@@ -284,10 +307,6 @@ def _rebuild_tensor_v3(
     if not isinstance(kind, Name) or kind.module != "torch" or kind.name not in STORAGES.values():
         _refuse(f"makes a tensor of type {kind}")
     return _rebuild_tensor(storage, offset, shape, stride, dtype=kind.name)
-
-
-def _whole(values: Iterable[Any]) -> bool:
-    return all(type(value) is int and 0 <= value < 2**62 for value in values)
 
 
 def _dictionary(pairs: Any = None, *_: Any) -> dict[Any, Any]:

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from models.captioner import MAX_STEPS
 from models.encoder import EncoderConfig
-from models.formats.assembly import Checkpoint, assemble, decoder_config, find_decoder, peculiarities, renamed
+from models.formats.assembly import (
+    Checkpoint,
+    assemble,
+    decoder_config,
+    facts,
+    find_decoder,
+    peculiarities,
+    renamed,
+)
 from models.formats.content import Content
 from models.formats.trunks import trunk_or_weights
 from models.formats.word_map import doubts, find_word_map, read_word_map, vocabulary_from_ids
@@ -84,8 +92,7 @@ def load(content: Content, word_map: Path | None, encoder_weights: str | None) -
             f"its {encoder.grid} x {encoder.grid} grid is pooled up from {_NATIVE_GRID} x {_NATIVE_GRID} cells, "
             "so attention maps are coarser than they look"
         )
-    values = {key: content.values.get(key) for key in ("epoch", "epochs_since_improvement", "bleu-4")}
-    training = {"layout": "sgrvinod", **{key: value for key, value in values.items() if value is not None}}
+    training = {"layout": "sgrvinod", **facts(content, ("epoch", "epochs_since_improvement", "bleu-4"))}
     doubt = doubts(vocabulary, captioner.decoder.output.bias.detach())
     return Checkpoint(
         captioner, "sgrvinod", content.container, ORIGIN, tuple(notes), (doubt,) if doubt else (), training

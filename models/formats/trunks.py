@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from models.encoder import RESNET_CHILDREN
 from models.errors import CheckpointError
 from models.formats.containers import open_content
 from models.formats.content import Content, StoredTensor
@@ -77,7 +78,6 @@ _RESNETS: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {
     ((3, 4, 23, 3), (256, 8)): "resnext101_32x8d",
     ((3, 4, 23, 3), (256, 4)): "resnext101_64x4d",
 }
-_CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 _STEM = (64, 3, 7, 7)
 
 
@@ -98,7 +98,7 @@ def find_trunk(file: str, tensors: Mapping[str, StoredTensor]) -> tuple[str, dic
     stems = [
         match.group(1)
         for path, tensor in tensors.items()
-        if tensor.shape == _STEM and (match := re.fullmatch(r"(|.*\.)(?:0|conv1)\.weight", path))
+        if tensor.shape == _STEM and (match := re.fullmatch(r"(|.*\.)(?:0|conv1)\.weight", path, re.DOTALL))
     ]
     if not stems:
         return None
@@ -110,8 +110,8 @@ def find_trunk(file: str, tensors: Mapping[str, StoredTensor]) -> tuple[str, dic
     for path, tensor in tensors.items():
         if path.startswith(stems[0]):
             child, _, rest = path.removeprefix(stems[0]).partition(".")
-            child = _CHILDREN.get(child, child)
-            if child in _CHILDREN.values():
+            child = RESNET_CHILDREN.get(child, child)
+            if child in RESNET_CHILDREN.values():
                 trunk[f"trunk.{child}.{rest}"] = tensor
     blocks = tuple(
         len({path.split(".")[2] for path in trunk if path.startswith(f"trunk.{stage}.")}) for stage in "4567"

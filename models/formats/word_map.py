@@ -13,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.errors import CheckpointError
+from models.formats.limits import memory_limit
 from models.vocabulary import Vocabulary
 
-_MAX_BYTES = 64 << 20
+_MAX_BYTES = 32 << 20
 _MAX_WORD = 500
 SPECIAL = {
     "pad": ("<pad>",),
@@ -107,15 +108,22 @@ def read_word_map(path: Path, rows: int, checkpoint: str) -> Vocabulary:
         CheckpointError: if it can't be read, is no word map, or is another model's.
     """
     try:
+        if not path.is_file():
+            raise CheckpointError(
+                f"word map {path} is no file; give the JSON file written with the checkpoint"
+            )
         if path.stat().st_size > _MAX_BYTES:
             raise CheckpointError(
                 f"word map {path.name} has {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,}"
             )
-        text = path.read_text("utf-8-sig")
-        ids = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
+        with memory_limit(f"word map {path.name}"):
+            text = path.read_text("utf-8-sig")
+            ids = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"word map {path} can't be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"word map {path.name} is not usable JSON: {str(error)[:120]}") from error
     if not isinstance(ids, dict):
         raise CheckpointError(f"word map {path.name} is not a JSON object of words and their ids")

@@ -1,0 +1,36 @@
+"""Every attribution method on a caption of the demo model."""
+
+import pytest
+import torch
+
+from bench.data.scenes import make_scene
+from explain.methods import METHODS, ExplainedCaption
+from models.beam import beam_search
+
+
+@pytest.fixture(scope="module")
+def caption(demo, device):
+    with torch.no_grad():
+        pictures = [make_scene("test", index).picture() for index in range(2)]
+        images = torch.stack([demo.preprocessing(picture) for picture in pictures]).to(device)
+        annotations = demo.encode(images)
+        (best, *_), (other, *_) = beam_search(demo, annotations, 5)
+    words = len(best.token_ids) - 1
+    return ExplainedCaption(
+        captioner=demo,
+        image=images[0],
+        annotations=annotations[0],
+        token_ids=best.token_ids,
+        alphas=best.alphas[:words].double().numpy(),
+        annotation_baseline=annotations.mean(dim=0),
+        seed=0,
+        donor_alphas=other.alphas[[0] * words].double().numpy(),
+    )
+
+
+@pytest.mark.benchmark(group="attribution")
+@pytest.mark.parametrize("method", METHODS)
+def test_attribute(benchmark, measure, caption, method):
+    """One map per word."""
+    measured = measure(benchmark, lambda: METHODS[method](caption), images=1, words=caption.words, rounds=5)
+    assert measured.result.maps.shape == (caption.words, *caption.captioner.grid)
