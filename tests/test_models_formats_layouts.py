@@ -1,7 +1,10 @@
 """Other people's checkpoints: each form of each layout computes what its own modules compute."""
 
 import copy
+import datetime
 import json
+from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +19,16 @@ from foreign_layouts import (
     bot_checkpoint,
     make_bot,
     make_tutorial,
+    pickled_under,
     save,
     states,
+    tutorial_checkpoint,
+    with_torchvision_names,
     word_map,
     write_word_map,
 )
 from torch import Tensor, nn
+from torchvision import transforms
 
 from models.beam import DECODINGS, beam_search
 from models.captioner import Captioner
@@ -203,6 +210,47 @@ def test_mrfahrenhiets_own_resnet_50_loads(place):
         annotations = captioner.encode(LARGER)
         assert annotations.shape == (2, 49, 2048)
         assert distance(annotations, bot.EncoderCNN(LARGER)) < 1e-5
+
+
+class Tokenizer:
+    """Something of an author's own that nobody else has."""
+
+    def __init__(self):
+        self.lower = True
+
+
+def test_what_else_a_fork_keeps_beside_its_model_does_no_harm(tutorial, tutorial_says, place):
+    kept = {
+        "losses": np.linspace(3, 1, 50),
+        "bleu-4": np.float64(0.25),
+        "saved": datetime.datetime(2021, 5, 1, 12, 30),
+        "folder": Path("/data/coco"),
+        "counts": Counter({"dog": 7}),
+        "arguments": Namespace(batch_size=32, device=torch.device("cuda:0")),
+        "transform": transforms.Compose([transforms.Resize((256, 256)), transforms.ToTensor()]),
+        "tokenizer": Tokenizer(),
+    }
+    with pickled_under("text", Tokenizer):
+        save(tutorial_checkpoint(*tutorial) | kept, place)
+    write_word_map(place.parent)
+    assert_same(said_by_ours(load_checkpoint(place).captioner), tutorial_says)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_decoder_without_its_encoder_takes_torchvisions_weights_from_a_file(
+    tutorial, tutorial_says, place, tmp_path, legacy
+):
+    save({"decoder": tutorial[1]}, place)
+    write_word_map(place.parent)
+    with pytest.raises(
+        CheckpointError, match="holds no encoder; name the one it was trained with: --encoder-weights"
+    ):
+        load_checkpoint(place)
+    network = with_torchvision_names(states(tutorial[0]))
+    weights = {name.removeprefix("resnet."): tensor for name, tensor in network.items()}
+    torch.save(weights, tmp_path / "resnet18.pth", _use_new_zipfile_serialization=not legacy)
+    loaded = load_checkpoint(place, encoder_weights=str(tmp_path / "resnet18.pth"))
+    assert_same(said_by_ours(loaded.captioner), tutorial_says)
 
 
 def test_a_word_map_that_is_named_wins_over_the_one_beside_the_checkpoint(tutorial, place, tmp_path):

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from models.errors import CheckpointError
 from models.formats import mrfahrenhiet, native, sgrvinod
-from models.formats.assembly import Checkpoint, check_size
+from models.formats.assembly import Checkpoint
 from models.formats.containers import open_content
-from models.formats.content import Content
+from models.formats.content import Content, check_size
 
 __all__ = ["FORMATS", "Checkpoint", "encoder_weights", "load_checkpoint"]
 
@@ -83,7 +83,7 @@ def encoder_weights(path: Path) -> dict[str, Tensor]:
         CheckpointError: if it can't be read, or holds numbers that are not finite.
     """
     content = open_content(path)
-    check_size(content, content.tensors)
+    check_size(content, content.tensors.values())
     tensors = {name: tensor.read() for name, tensor in content.tensors.items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

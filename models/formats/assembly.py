@@ -12,7 +12,7 @@ from models.captioner import Captioner
 from models.decoder import DecoderConfig
 from models.encoder import EncoderConfig
 from models.errors import CheckpointError, one_line
-from models.formats.content import Content, StoredTensor
+from models.formats.content import Content, StoredTensor, check_size
 from models.preprocessing import Preprocessing
 from models.vocabulary import Vocabulary
 
@@ -96,7 +96,7 @@ def assemble(
             raise CheckpointError(
                 f"{name}: tensor {key} holds numbers of type {tensors[key].dtype}, which it can't"
             )
-    check_size(content, tensors)
+    check_size(content, set(tensors.values()) & set(content.tensors.values()))
     with Uninitialised():
         captioner = Captioner(*settings, encoder_weights=encoder_weights, max_steps=max_steps)
     weights = {key: tensor.read() for key, tensor in tensors.items()}
@@ -108,24 +108,6 @@ def assemble(
     kept = captioner.state_dict() if encoder_weights is not None else {}
     captioner.load_state_dict(kept | weights | {key: torch.zeros((), dtype=torch.long) for key in counters})
     return captioner.eval()
-
-
-def check_size(content: Content, tensors: Mapping[str, StoredTensor]) -> None:
-    """Makes sure that tensors which share their numbers don't take far more memory than their file.
-
-    Args:
-        content: the file.
-        tensors: those that will be read.
-
-    Raises:
-        CheckpointError: if they take more than twice the file's size; tied weights take a little more than once.
-    """
-    announced, size = sum(tensor.bytes for tensor in tensors.values()), content.path.stat().st_size
-    if announced > 2 * size:
-        raise CheckpointError(
-            f"{content.path.name} announces {announced:,} bytes of numbers but has only {size:,}; "
-            "it is damaged or forged"
-        )
 
 
 def find_decoder(content: Content, marks: tuple[str, ...]) -> str | None:
@@ -233,8 +215,8 @@ def peculiarities(content: Content, used: Mapping[str, StoredTensor]) -> list[st
         notes.append(f"weights in {', '.join(types)}; computed in float32")
     if not any(name.endswith(_COUNTER) for name in used):
         notes.append("its batch normalisation has no step counters, as torch wrote it before 0.4.1")
-    taken = {id(tensor) for tensor in used.values()}
-    if unused := [path for path, tensor in content.tensors.items() if id(tensor) not in taken]:
+    taken = set(used.values())
+    if unused := [path for path, tensor in content.tensors.items() if tensor not in taken]:
         names = ", ".join(sorted(unused)[:4]) + (", …" if len(unused) > 4 else "")
         notes.append(f"{len(unused)} tensors play no part in captioning and were left out: {names}")
     return [one_line(note) for note in notes]

@@ -8,7 +8,6 @@ reported, not just disarmed.
 
 import io
 import pickletools
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -86,12 +85,11 @@ STORAGES = {
     "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
     "ByteStorage": "uint8", "BoolStorage": "bool", "UntypedStorage": "uint8",
 }  # fmt: skip
-_LIBRARY_CLASSES = ("torch.nn.", "torch.optim.", "torchvision.models.", "torchvision.ops.")
-_DATA_CLASSES = {Name("argparse", "Namespace"), Name("pathlib", "PosixPath"), Name("numpy", "dtype")}
-_OF_AN_AUTHOR = re.compile(
-    r"encoder|decoder|attention|attn|attend|vocab|word|caption|model|net|cnn|rnn|lstm|config|opt|param|args",
-    re.I,
-)
+_LIBRARY_CLASSES = (
+    "torch.nn.", "torch.optim.", "torch.amp.", "torch.cuda.amp.", "torchvision.models.", "torchvision.ops.",
+    "torchvision.transforms.",
+)  # fmt: skip
+_DATA_CLASSES = {Name("argparse", "Namespace")}
 _SCALARS = (str, bytes, int, float, bool, type(None))
 
 
@@ -196,7 +194,7 @@ class _Machine:
             raise PickleError("its pickle calls something that is not a function")
         if function not in _FUNCTIONS:
             _refuse(f"calls {function}")
-        self.budget.spend(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple)))
+        self.budget.spend(sum(len(part) for part in arguments if isinstance(part, list | tuple | dict)))
         self.stack.append(_FUNCTIONS[function](*arguments))
 
     def new(self, arguments: int) -> None:
@@ -274,9 +272,7 @@ def _instance(kind: Any) -> Any:
         return _FUNCTIONS[kind]()
     root = kind.module.partition(".")[0]
     known = f"{kind.module}.".startswith(_LIBRARY_CLASSES) or kind in _DATA_CLASSES
-    of_an_author = (
-        root == "__main__" or (root not in sys.stdlib_module_names and root not in _LIBRARIES)
-    ) and _OF_AN_AUTHOR.search(kind.name)
+    of_an_author = root == "__main__" or (root not in sys.stdlib_module_names and root not in _LIBRARIES)
     if not known and not of_an_author:
         _refuse(f"makes an instance of {kind}")
     return Object(kind)
@@ -310,10 +306,19 @@ def _rebuild_tensor_v3(
 
 
 def _dictionary(pairs: Any = None, *_: Any) -> dict[Any, Any]:
-    """An empty dictionary, or the one that Python 2 wrote as a list of pairs."""
+    """An empty dictionary, or one of others or of pairs, as Python 2 wrote them."""
     if pairs is None or isinstance(pairs, Name):  # a defaultdict's factory
         return {}
-    return {_key(key): value for key, value in pairs}
+    return {_key(key): value for key, value in (pairs.items() if isinstance(pairs, dict) else pairs)}
+
+
+def _nothing(*_: Any) -> None:
+    """What becomes of values that nothing here reads."""
+
+
+def _array(*_: Any) -> Object:
+    """Of numpy: a type or an array, whose numbers are not read either."""
+    return Object(Name("numpy", "ndarray"))
 
 
 def _ordinary_instance(kind: Any, *_: Any) -> Any:
@@ -324,6 +329,7 @@ _FUNCTIONS: dict[Name, Callable[..., Any]] = {
     Name("builtins", "dict"): _dictionary,
     Name("collections", "OrderedDict"): _dictionary,
     Name("collections", "defaultdict"): _dictionary,
+    Name("collections", "Counter"): _dictionary,
     Name("builtins", "set"): lambda items=(): list(items),
     Name("builtins", "list"): lambda items=(): list(items),
     Name("copyreg", "_reconstructor"): _ordinary_instance,
@@ -333,14 +339,19 @@ _FUNCTIONS: dict[Name, Callable[..., Any]] = {
     Name("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
     Name("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     Name("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
-    Name("torch.nn.backends.thnn", "_get_thnn_function_backend"): lambda: None,
     Name("torch", "Size"): lambda shape=(): tuple(shape),
-    Name("torch", "device"): lambda *_: None,
-    # Scores that numpy computed; nothing here reads them.
-    Name("numpy", "dtype"): lambda *_: Object(Name("numpy", "dtype")),
-    Name("numpy.core.multiarray", "scalar"): lambda *_: None,
-    Name("numpy._core.multiarray", "scalar"): lambda *_: None,
-    Name("_codecs", "encode"): lambda *_: None,
+    Name("torch", "device"): _nothing,
+    Name("torch.nn.backends.thnn", "_get_thnn_function_backend"): _nothing,
+    Name("torchvision.transforms.functional", "InterpolationMode"): _nothing,
+    Name("numpy", "dtype"): _array,
+    Name("numpy.core.multiarray", "_reconstruct"): _array,
+    Name("numpy._core.multiarray", "_reconstruct"): _array,
+    Name("numpy.core.multiarray", "scalar"): _nothing,
+    Name("numpy._core.multiarray", "scalar"): _nothing,
+    Name("_codecs", "encode"): _nothing,
+    Name("datetime", "datetime"): _nothing,
+    Name("pathlib", "PosixPath"): _nothing,
+    Name("pathlib", "WindowsPath"): _nothing,
 }
 """Every function that a pickle may call, with what it amounts to here."""
 

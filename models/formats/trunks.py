@@ -12,7 +12,7 @@ from typing import NamedTuple
 from models.encoder import RESNET_CHILDREN
 from models.errors import CheckpointError
 from models.formats.containers import open_content
-from models.formats.content import Content, StoredTensor
+from models.formats.content import Content, StoredTensor, check_size
 
 
 class Trunk(NamedTuple):
@@ -44,11 +44,13 @@ def trunk_or_weights(content: Content, encoder_weights: str | None, annotation_d
     name = content.path.name
     found = find_trunk(name, content.tensors)
     if found is None and encoder_weights is not None and Path(encoder_weights).is_file():
-        found = find_trunk(Path(encoder_weights).name, open_content(Path(encoder_weights)).tensors)
+        given = open_content(Path(encoder_weights))
+        found = find_trunk(given.path.name, given.tensors)
         if found is None:
             raise CheckpointError(
                 f"--encoder-weights {encoder_weights} holds no ResNet that could encode for {name}"
             )
+        check_size(given, found[1].values())
     if found is not None:
         return Trunk(found[0], {f"encoder.{key}": tensor for key, tensor in found[1].items()}, None)
     if encoder_weights is None:
