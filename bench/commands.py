@@ -189,7 +189,8 @@ def _caption(options: argparse.Namespace) -> None:
             result["alternatives"] = [dataclasses.asdict(other) for other in row.alternatives]
         results.append(result)
         if not options.json:
-            print(printable(f"{path.name}: {row.caption}"))
+            mark = "" if row.finished else " … (unfinished)"
+            print(printable(f"{path.name}: {row.caption}{mark}"))
             for other in row.alternatives:
                 print(printable(f"  {number(other.score)}  {other.caption}"))
     if options.json:
@@ -224,18 +225,17 @@ def _checkpoint(options: argparse.Namespace) -> "Checkpoint":
 
 def _inspect(options: argparse.Namespace) -> None:
     from bench.inspection import describe, description_text
-    from reports.wording import printable
 
     about = describe(options.checkpoint, _checkpoint(options))
-    text = "\n".join(printable(line) for line in description_text(about).splitlines())
-    print(json.dumps(about) if options.json else text)
+    print(json.dumps(about) if options.json else description_text(about))
 
 
 def _convert(options: argparse.Namespace) -> None:
     from bench.inspection import convert
+    from reports.wording import printable
 
     convert(_checkpoint(options), options.checkpoint, options.out)
-    print(json.dumps({"checkpoint": str(options.out)}) if options.json else f"wrote {options.out}")
+    print(json.dumps({"checkpoint": str(options.out)}) if options.json else printable(f"wrote {options.out}"))
 
 
 def _throughput(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import ConfigError
+from models.errors import one_line
 from models.formats import Checkpoint
 from models.formats.native import save_native
 
@@ -27,7 +28,7 @@ def describe(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     special = {role: getattr(captioner.vocabulary, role) for role in ("pad", "start", "end", "unk")}
     plain = [word for token_id, word in enumerate(words) if token_id not in special.values()]
     return {
-        "file": path.name,
+        "file": one_line(path.name),
         "bytes": path.stat().st_size,
         "layout": checkpoint.layout,
         "container": checkpoint.container,
@@ -43,11 +44,11 @@ def describe(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         "vocabulary": {
             "words": len(words),
             "special": {
-                role: {"id": token_id, "text": words[token_id]}
+                role: {"id": token_id, "text": one_line(words[token_id], 40)}
                 for role, token_id in special.items()
                 if token_id is not None
             },
-            "samples": plain[:: max(1, len(plain) // SAMPLES)][:SAMPLES],
+            "samples": [one_line(word, 40) for word in plain[:: max(1, len(plain) // SAMPLES)][:SAMPLES]],
         },
         "training": checkpoint.training,
         "unusual": list(checkpoint.notes),
@@ -62,7 +63,7 @@ def description_text(about: dict[str, Any]) -> str:
         about: from `describe`.
 
     Returns:
-        The lines; nothing in them has been made printable.
+        The lines.
     """
     encoder, decoder, pictures = about["encoder"], about["decoder"], about["preprocessing"]
     grid, size, parameters = encoder["grid"], pictures["size"], about["parameters"]
@@ -100,7 +101,7 @@ def description_text(about: dict[str, Any]) -> str:
         ("vocabulary", f"{vocabulary['words']:,} words: {', '.join(vocabulary['samples'])}, …"),
         ("", special),
         ("training", ", ".join(training) or "the file does not say"),
-        *(("unusual", note) for note in about["unusual"]),
+        *(("note", note) for note in about["unusual"]),
         *(("warning", warning) for warning in about["warnings"]),
     ]
     return "\n".join([about["file"], *(f"  {name:<12}{text}" for name, text in facts)])

@@ -60,6 +60,14 @@ def test_inspect_as_json_holds_every_dimension(tutorial, capsys):
     }
 
 
+def test_inspect_prints_no_line_that_a_word_or_a_file_name_made_up(tutorial, tmp_path, capsys):
+    words = [f"x\n  note        verified {number}" for number in range(len(word_map()) - 4)]
+    given = write_word_map(tmp_path, words=word_map(words))
+    assert main(["inspect", str(tutorial[0]), "--word-map", str(given)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not any(line.startswith("  note        verified") for line in lines)
+
+
 def test_inspect_knows_our_own_checkpoint(capsys):
     assert main(["inspect", str(DEMO), "--json"]) == 0
     about = json.loads(capsys.readouterr().out)
@@ -100,6 +108,11 @@ def test_a_converted_checkpoint_says_the_same_as_the_file_it_was(tutorial, pictu
         assert main(["caption", str(checkpoint), str(picture), "--json", "--decoding", "tutorial"]) == 0
         said.append(json.loads(capsys.readouterr().out))
     assert said[0] == said[1]
+
+
+def test_a_caption_that_did_not_end_is_marked(picture, capsys):
+    assert main(["caption", str(DEMO), str(picture), "--max-steps", "3"]) == 0
+    assert capsys.readouterr().out.endswith(" … (unfinished)\n")
 
 
 def test_explain_writes_a_page_about_pictures_of_ones_own(picture, tmp_path, capsys):

@@ -253,6 +253,26 @@ def test_a_decoder_without_its_encoder_takes_torchvisions_weights_from_a_file(
     assert_same(said_by_ours(loaded.captioner), tutorial_says)
 
 
+def test_an_encoder_and_a_decoder_that_do_not_fit_are_called_that(tutorial, place, tmp_path):
+    write_word_map(place.parent)
+    save({"encoder": states(tutorial[0]), "decoder": states(make_tutorial(50)[1])}, place)
+    with pytest.raises(
+        CheckpointError, match="resnet18, gives annotation vectors of 512 numbers, but its decoder reads 2048"
+    ):
+        load_checkpoint(place)
+    with pytest.raises(CheckpointError, match=r"gone\.pth is no file, and no name of torchvision's weights"):
+        load_checkpoint(place, encoder_weights=str(tmp_path / "gone.pth"))
+
+
+def test_the_word_map_beside_the_file_that_a_link_leads_to_is_found(tutorial, place, tmp_path):
+    TUTORIAL["zip"].write(*tutorial, place)
+    write_word_map(place.parent)
+    link = tmp_path / "elsewhere" / "model.pth.tar"
+    link.parent.mkdir()
+    link.symlink_to(place)
+    assert len(load_checkpoint(link).captioner.vocabulary) == len(word_map())
+
+
 def test_a_word_map_that_is_named_wins_over_the_one_beside_the_checkpoint(tutorial, place, tmp_path):
     TUTORIAL["zip"].write(*tutorial, place)
     write_word_map(place.parent)

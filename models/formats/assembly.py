@@ -81,7 +81,13 @@ def assemble(
     settings: tuple[Any, ...] = (encoder, decoder, vocabulary, preprocessing)
     # On the meta device tensors have shapes only: nothing announced costs memory before it is verified.
     with torch.device("meta"), Uninitialised():
-        expected = Captioner(*settings).state_dict()
+        planned = Captioner(*settings)
+    if planned.encoder.annotation_dim != decoder.annotation_dim:
+        raise CheckpointError(
+            f"{name}: its encoder, {encoder.name}, gives annotation vectors of {planned.encoder.annotation_dim} "
+            f"numbers, but its decoder reads {decoder.annotation_dim}; they are not of one training"
+        )
+    expected = planned.state_dict()
     if encoder_weights is not None:
         expected = {key: tensor for key, tensor in expected.items() if not key.startswith("encoder.")}
     counters = {key for key in expected if key.endswith(_COUNTER)} - tensors.keys()

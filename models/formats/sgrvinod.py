@@ -9,6 +9,7 @@ from pathlib import Path
 
 from models.captioner import MAX_STEPS
 from models.encoder import EncoderConfig
+from models.errors import one_line
 from models.formats.assembly import (
     Checkpoint,
     assemble,
@@ -84,7 +85,9 @@ def load(content: Content, word_map: Path | None, encoder_weights: str | None) -
         max_steps=MAX_STEPS,
         encoder_weights=trunk.torchvision_weights,
     )
-    notes = [f"words from {found}", *peculiarities(content, tensors)]
+    notes = [one_line(f"words from {found}"), *peculiarities(content, tensors)]
+    if vocabulary.unk is None:
+        notes.append("its words have no token for unknown words")
     if f"{root}decoder_layers" in content.values:
         notes.append("written before August 2018, when the decoder's class changed; its tensors are the same")
     if encoder.grid > _NATIVE_GRID:

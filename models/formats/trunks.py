@@ -43,6 +43,10 @@ def trunk_or_weights(content: Content, encoder_weights: str | None, annotation_d
     """
     name = content.path.name
     found = find_trunk(name, content.tensors)
+    if encoder_weights is not None and Path(encoder_weights).suffix and not Path(encoder_weights).is_file():
+        raise CheckpointError(
+            f"--encoder-weights {encoder_weights} is no file, and no name of torchvision's weights"
+        )
     if found is None and encoder_weights is not None and Path(encoder_weights).is_file():
         given = open_content(Path(encoder_weights))
         found = find_trunk(given.path.name, given.tensors)

@@ -62,9 +62,11 @@ def find_word_map(checkpoint: Path, rows: int) -> tuple[Vocabulary, Path]:
     Raises:
         CheckpointError: if there is none, none fits, or several do.
     """
+    folders = dict.fromkeys([checkpoint.parent, checkpoint.resolve().parent])  # it may be a link
     candidates = sorted(
         path
-        for path in checkpoint.parent.iterdir()
+        for folder in folders
+        for path in folder.iterdir()
         if path.name.lower().startswith("wordmap") and path.suffix == ".json"
     )
     named = [
