@@ -166,6 +166,7 @@ def _caption(options: argparse.Namespace) -> None:
     search = _search(options, [options.beam_size])
     checkpoint = _checkpoint(options)
     captioner = checkpoint.captioner
+    captioner.encode_exactly(search.decoding == "tutorial")
     for warning in checkpoint.warnings:
         say(f"Note: {warning}")
     results = []

@@ -100,6 +100,7 @@ def _load(config: EvalConfig) -> Checkpoint:
         config.checkpoint, word_map=config.word_map, encoder_weights=config.encoder_weights
     )
     checkpoint.captioner.to(device).encoder_dtype = getattr(torch, config.encoder_dtype)
+    checkpoint.captioner.encode_exactly(config.search.decoding == "tutorial")
     return checkpoint
 
 

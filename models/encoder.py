@@ -73,8 +73,11 @@ class TrunkEncoder(nn.Module):
     """A torchvision network without its pooling and classifier, its map pooled to the grid.
 
     The tutorial's 14 x 14 grid is an 8 x 8 map of ResNet-101 pooled *up*: it carries 8 x 8 cells' worth of sight.
-    Without gradients, a folded copy of the trunk computes the same faster.
+    Without gradients, a folded copy of the trunk computes the same faster, unless `exact` is set.
     """
+
+    exact: bool = False
+    """Whether the trunk's own modules compute in any case, bit for bit as in the program that a checkpoint is from."""
 
     def __init__(self, config: EncoderConfig, trunk: nn.Module, annotation_dim: int) -> None:
         super().__init__()
@@ -86,7 +89,7 @@ class TrunkEncoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows cols"]:
         """Annotation vectors on the grid."""
-        if self.training or torch.is_grad_enabled():
+        if self.exact or self.training or torch.is_grad_enabled():
             return _on_grid(self.trunk(images), self.grid)
         device = images.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32

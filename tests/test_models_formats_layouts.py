@@ -378,7 +378,17 @@ def assert_bot_answers(captioner):
         np.testing.assert_allclose(hypotheses[0].alphas.view(-1, 7, 7).numpy(), theirs, rtol=0, atol=1e-4)
 
 
-@needs_fixtures
+def test_encoding_exactly_gives_the_programs_own_numbers_bit_for_bit(tutorial, place):
+    TUTORIAL["zip"].write(*tutorial, place)
+    write_word_map(place.parent)
+    captioner = load_checkpoint(place).captioner
+    with torch.no_grad():
+        theirs = torch.cat([tutorial[0](image.unsqueeze(0)) for image in IMAGES])
+        assert not torch.equal(captioner.encode(IMAGES), theirs)
+        captioner.encode_exactly(True)
+        assert torch.equal(captioner.encode(IMAGES), theirs)
+
+
 def test_mrfahrenhiets_own_captions_come_out_token_for_token():
     assert_bot_answers(load_checkpoint(FIXTURES / "attention_model_state.pth").captioner)
 
