@@ -368,7 +368,7 @@ WRONG = {
     "an output layer of one dimension": (replaced("fc.weight", lambda t: t[0]), "output|fc"),
     "an output layer of no dimension": (replaced("fc.weight", lambda t: t[0, 0]), "output|fc"),
     "another LSTM": (replaced("decode_step.weight_ih", lambda t: t[:, :-1]), "shape"),
-    "another width of annotations": (replaced("attention.encoder_att.weight", lambda t: t[:, :300]), "shape"),
+    "another width of annotations": (replaced("attention.encoder_att.weight", lambda t: t[:, :300]), "reads 300"),
     "whole numbers": (replaced("fc.weight", lambda t: t.long()), "int64|type"),
     "truth values": (replaced("fc.bias", lambda t: t.bool()), "bool|type"),
     "fractional counters": (replaced("resnet.1.num_batches_tracked", lambda t: t.float()), "float32|type"),
