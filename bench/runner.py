@@ -68,9 +68,8 @@ def explain_pictures(config: EvalConfig, pictures: Sequence[Path], out: Path, *,
         command: the command line that asked for it, for the record.
     """
     checkpoint = _load(config)
-    names = [
-        path.name if len({p.name for p in pictures}) == len(pictures) else str(path) for path in pictures
-    ]
+    are_distinct = len({path.name for path in pictures}) == len(pictures)
+    names = [path.name if are_distinct else str(path) for path in pictures]
     images = tuple(
         CaptionedImage(name, (), "test", path)
         for name, path in dict(zip(names, pictures, strict=True)).items()

@@ -83,5 +83,8 @@ class Vocabulary:
 
     def decode(self, token_ids: Iterable[int]) -> list[str]:
         """Words of token ids, without pad, start and end; `<unk>` stays, as it is something the model said."""
-        silent = {self.pad, self.start, self.end}
-        return [self.words[token_id] for token_id in token_ids if token_id not in silent]
+        return [self.words[token_id] for token_id in token_ids if not self.is_silent(token_id)]
+
+    def is_silent(self, token_id: int) -> bool:
+        """Whether a token is pad, start or end, which no reader sees."""
+        return token_id in (self.pad, self.start, self.end)

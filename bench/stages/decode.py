@@ -111,8 +111,7 @@ def caption_row(
     best, *others = hypotheses
     vocabulary = captioner.vocabulary
     words = vocabulary.decode(best.token_ids)
-    silent = (vocabulary.pad, vocabulary.start, vocabulary.end)
-    shown = best.alphas.numpy()[[token_id not in silent for token_id in best.token_ids]]
+    shown = best.alphas.numpy()[[not vocabulary.is_silent(token_id) for token_id in best.token_ids]]
     return CaptionRow(
         image_id=image.image_id,
         beam_size=beam_size,

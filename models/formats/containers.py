@@ -2,8 +2,9 @@
 
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,22 +104,17 @@ def _open_safetensors(path: Path, header: int) -> Content | None:
         return None
     _check_header(path, header)
 
-    def reader(name: str) -> Callable[[], Tensor]:
-        def read() -> Tensor:
-            with _safetensors(path) as file:
-                tensor: Tensor = file.get_tensor(name)
-            return tensor
-
-        return read
-
-    with _safetensors(path) as file:
+    with _named_damage(path):
+        file: Any = safe_open(
+            path, framework="pt", device="cpu"
+        )  # stays open for as long as a tensor may be read
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         tensors = {
             name: StoredTensor(
                 tuple(part.get_shape()),
                 _SAFETENSORS_TYPES.get(part.get_dtype(), part.get_dtype()),
                 "cpu",
-                reader(name),
+                partial(_read_tensor, path, file, name),
             )
             for name, part in slices.items()
         }
@@ -143,11 +139,16 @@ def _check_header(path: Path, length: int) -> None:
             )
 
 
+def _read_tensor(path: Path, file: Any, name: str) -> Tensor:
+    with _named_damage(path):
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
+
+
 @contextmanager
-def _safetensors(path: Path) -> Iterator[Any]:
+def _named_damage(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            yield file
+        yield
     except SafetensorError as error:
         raise CheckpointError(
             f"{path.name} is damaged or truncated: {error}; copy or download it again"

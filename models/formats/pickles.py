@@ -52,7 +52,6 @@ class Storage(NamedTuple):
     key: str
     location: str
     """The device it was saved from."""
-    items: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,14 +235,14 @@ class _Machine:
             case ("module", Name() as kind, _, source):
                 self.sources += bool(source)
                 self.stack.append(kind)
-            case ("storage", Name() as kind, str() | int() as key, str() as location, int() as items, *view):
+            case ("storage", Name() as kind, str() | int() as key, str() as location, int(), *view):
                 if view not in ([], [None]):
                     raise PickleError(
                         "its pickle holds a view of a storage, which torch has not written since 0.4"
                     )
                 if kind.name not in STORAGES or not kind.module.startswith("torch"):
                     _refuse(f"keeps numbers as {kind}")
-                storage = Storage(STORAGES[kind.name], str(key), location, items)
+                storage = Storage(STORAGES[kind.name], str(key), location)
                 self.stack.append(self.storages.setdefault(storage.key, storage))
             case _:
                 raise PickleError("its pickle refers to something that is neither a storage nor a class")

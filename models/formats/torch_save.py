@@ -115,6 +115,7 @@ def _folder_of_pickle(path: Path, entries: Sequence[zipfile.ZipInfo]) -> str:
         raise CheckpointError(
             f"{path.name} is a zip archive that holds two entries of one name; it is refused"
         )
+    size = path.stat().st_size
     for entry in entries:
         if entry.filename.startswith("/") or ".." in entry.filename.split("/") or "\\" in entry.filename:
             raise CheckpointError(
@@ -125,7 +126,7 @@ def _folder_of_pickle(path: Path, entries: Sequence[zipfile.ZipInfo]) -> str:
                 f"{path.name} is a compressed zip archive, which torch.save never writes; unpack it and give the "
                 "checkpoint that is inside"
             )
-        if entry.header_offset + entry.file_size > path.stat().st_size:
+        if entry.header_offset + entry.file_size > size:
             raise CheckpointError(_damaged(path, f"it announces {entry.file_size:,} bytes in one entry"))
     folders = [
         name.removesuffix("data.pkl") for name in sizes if name == "data.pkl" or name.endswith("/data.pkl")
