@@ -1,6 +1,7 @@
 """The command line, `gazebench COMMAND …`: each command imports what it needs, so that `-h` is instant.
 
-Results go to stdout, progress to stderr. Exit codes: 0 done, 2 a mistake in what was given, 130 interrupted.
+Results go to stdout, progress to stderr. Exit codes: 0 done, 2 a mistake in what was given, 130 interrupted; `gate` and
+`doctor` have more.
 """
 
 import argparse
@@ -51,6 +52,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--explain", default="64", metavar="N", help="images to explain, or all (default: 64)"
     )
+    evaluate.add_argument(
+        "--retrieval",
+        type=int,
+        default=200,
+        metavar="N",
+        help="images among which captions must find theirs; 0 for none (default: 200)",
+    )
+    _scoring_options(evaluate)
     evaluate.add_argument("--limit", type=int, metavar="N", help="evaluate only the first N images")
     evaluate.add_argument(
         "--batch-size", type=int, default=64, metavar="B", help="images at once (default: 64)"
@@ -94,6 +103,44 @@ def _parser() -> argparse.ArgumentParser:
         help="default: explanation.html",
     )
 
+    score = _command(
+        commands, "score", "score stored captions again, or captions from a file; needs no model"
+    )
+    score.add_argument("run", nargs="?", type=Path, help="a run directory")
+    score.add_argument(
+        "--captions", type=Path, metavar="FILE", help="captions of any program, one per picture"
+    )
+    score.add_argument(
+        "--references",
+        metavar="D",
+        help="scenes, a captions file or a data set folder; its pictures need not be there",
+    )
+    _scoring_options(score)
+    score.add_argument(
+        "--out", type=Path, metavar="DIR", help="run directory for --captions (default: one under runs/)"
+    )
+    score.add_argument("--fresh", action="store_true", help="replace another run in that directory")
+
+    gate = _command(commands, "gate", "hold a run against a blessed baseline; the exit code tells")
+    gate.add_argument("run", type=Path, help="a run directory")
+    gate.add_argument(
+        "--baseline", type=Path, required=True, metavar="FILE", help="what `gazebench bless` wrote"
+    )
+    gate.add_argument(
+        "--strict", action="store_true", help="fail what is inconclusive or better than blessed, too"
+    )
+    gate.add_argument("--seed", type=int, default=12345, help="of the resampling (default: 12345)")
+    gate.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for gate.json, gate.md, gate.junit.xml (default: the run's)",
+    )
+
+    bless = _command(commands, "bless", "write the baseline that later runs are held against")
+    bless.add_argument("run", type=Path, help="a finished run")
+    bless.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="TOML file to write")
+
     report = _command(commands, "report", "write the HTML report of a run again")
     report.add_argument("run", type=Path, help="a run directory")
     report.add_argument(
@@ -112,6 +159,9 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--out", type=Path, required=True, metavar="FILE", help="safetensors file to write"
     )
     _checkpoint_options(convert)
+
+    doctor = _command(commands, "doctor", "check whether this machine has what gazebench needs")
+    doctor.add_argument("--checkpoint", type=Path, metavar="FILE", help="also check that this can be loaded")
 
     throughput = _command(commands, "throughput", "show what `tox -e bench` measured")
     throughput.add_argument("benchmarks", type=Path, metavar="FILE", help="the JSON file that it wrote")
@@ -138,6 +188,15 @@ def _data_options(command: argparse.ArgumentParser, *, default: str | None) -> N
     )
     command.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the pictures, if it can't be found"
+    )
+
+
+def _scoring_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--frequencies",
+        type=Path,
+        metavar="D",
+        help="captions file whose references give CIDEr's document frequencies (default: the scored images')",
     )
 
 

@@ -20,6 +20,7 @@ from reports.records import RunError
 
 if TYPE_CHECKING:
     from models.formats import Checkpoint
+    from reports.store import RunStore
 
 MISTAKES = (CheckpointError, PictureError, DataError, ConfigError, ScoringError, RunError)
 """What users can get wrong: shown as one sentence, exit code 2."""
@@ -46,8 +47,12 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    commands: dict[str, Callable[[argparse.Namespace], None]] = {
+    commands: dict[str, Callable[[argparse.Namespace], int | None]] = {
         "eval": _eval,
+        "score": _score,
+        "gate": _gate,
+        "bless": _bless,
+        "doctor": _doctor,
         "train": _train,
         "caption": _caption,
         "report": _report,
@@ -59,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         _check_imports()
         warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata, which nothing here reads
-        commands[options.command](options)
+        return commands[options.command](options) or 0
     except BrokenPipeError:  # `gazebench … | head`: nobody listens any more, not at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -72,7 +77,6 @@ def run(options: argparse.Namespace) -> int:
         how = f"; the same command goes on from here: {_command_line()}" if options.command == "eval" else ""
         say(f"interrupted{how}")
         return 130
-    return 0
 
 
 def _sentence(error: Exception) -> str:
@@ -109,9 +113,13 @@ def _eval(options: argparse.Namespace) -> None:
         del given["checkpoint"]
     config = EvalConfig(**given)
     from bench.runner import evaluate
+
+    _print_run(evaluate(config, command=_command_line()), options)
+
+
+def _print_run(store: "RunStore", options: argparse.Namespace) -> None:
     from reports.terminal import print_run
 
-    store = evaluate(config, command=_command_line())
     if options.json:
         print((store.path / "run.json").read_text())
     else:
@@ -207,6 +215,64 @@ def _explain(options: argparse.Namespace) -> None:
     )
     explain_pictures(config, options.pictures, options.out, command=_command_line())
     print(json.dumps({"page": str(options.out)}) if options.json else f"wrote {options.out}")
+
+
+def _score(options: argparse.Namespace) -> None:
+    from bench.rescoring import score_file, score_run
+
+    if options.run is not None:
+        if options.captions or options.references or options.out:
+            raise ConfigError(
+                "a run directory was given together with --captions, --references or --out; expected one or the other"
+            )
+        store = score_run(options.run, frequencies=options.frequencies)
+    elif options.captions and options.references:
+        store = score_file(
+            options.captions,
+            options.references,
+            options.out,
+            command=_command_line(),
+            frequencies=options.frequencies,
+            fresh=options.fresh,
+        )
+    else:
+        raise ConfigError(
+            "nothing to score was given; expected a run directory, or --captions and --references"
+        )
+    _print_run(store, options)
+
+
+def _gate(options: argparse.Namespace) -> int:
+    from reports.gate import gate
+    from reports.gate_output import announce, gate_json, gate_table, write_outputs
+
+    result = gate(options.run, options.baseline, strict=options.strict, seed=options.seed)
+    if options.out or options.run.is_dir():
+        write_outputs(result, options.out or options.run)
+    if options.json:
+        print(gate_json(result), end="")
+    else:
+        print(gate_table(result), end="")
+        announce(result, os.environ)
+    return result.exit_code
+
+
+def _bless(options: argparse.Namespace) -> None:
+    from reports.baseline import bless
+
+    bless(options.run, options.out)
+    print(json.dumps({"baseline": str(options.out)}) if options.json else f"wrote {options.out}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from bench.doctor import doctor_text, examine
+
+    findings = examine(options.checkpoint)
+    print(
+        json.dumps([finding._asdict() for finding in findings]) if options.json else doctor_text(findings),
+        end="",
+    )
+    return int(any(finding.state == "failure" for finding in findings))
 
 
 def _report(options: argparse.Namespace) -> None:

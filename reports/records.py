@@ -15,12 +15,19 @@ LOCALISATION = ("pointing", "mass", "lift", "rank", "auc")
 PATHS = ("share_now", "share_past", "share_init")
 """Columns of attention's rows: how much of the full gradient runs through each path; they sum to 1."""
 
+FROM_FILE = 0
+"""Stands for the beam size of captions that came from a file: how they were searched for is not known."""
+
 Json = Mapping[str, object]
 _R = TypeVar("_R")
 
 
 class RunError(ValueError):
     """A run directory can't be used: what was found, what was expected, what to do."""
+
+
+class SchemaError(RunError):
+    """A run directory of another version of the program, or of none."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class ModelInfo:
     vocabulary_size: int
     decoder: Json
     training: Json | None
+    unknown_word: str | None = None
+    """What it says for words that it does not know; None in runs that did not store it."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,8 @@ class MetricRow:
     n: int
     """Images that contributed."""
     reason: str | None
+    signature: str | None = None
+    """How the number came about, after sacrebleu (Post 2018): numbers are comparable if they agree on it."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,8 @@ class RunRecord:
     """ISO 8601, UTC."""
     config: Json
     provenance: Provenance
-    model: ModelInfo
+    model: ModelInfo | None
+    """None where captions came from a file."""
     data: DataInfo
     images: ImageCounts
     stages: tuple[StageRow, ...]
@@ -160,6 +172,10 @@ class RunRecord:
     metrics: tuple[MetricRow, ...]
     explanations: ExplanationInfo | None
     warnings: tuple[str, ...]
+    scoring_warnings: tuple[str, ...] = ()
+    """Those that scoring again replaces."""
+    search_signature: str = ""
+    """How captions were searched for; a part of every metric's signature."""
 
 
 @dataclass(frozen=True)
@@ -230,10 +246,10 @@ def from_json(kind: type[_R], value: object, where: str) -> _R:
         The record.
 
     Raises:
-        RunError: if the schema version is unknown, or a value is missing or of another type.
+        SchemaError: if the schema version is unknown; another `RunError` if a value is missing or of another type.
     """
     if kind is RunRecord and isinstance(value, dict) and value.get("schema_version") != SCHEMA_VERSION:
-        raise RunError(
+        raise SchemaError(
             f"{where} has schema version {value.get('schema_version')!r:.40}; this program reads version "
             f"{SCHEMA_VERSION}: open it with the gazebench that wrote it"
         )

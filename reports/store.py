@@ -32,6 +32,7 @@ from reports.records import (
     from_json,
     to_json,
 )
+from reports.speed import SpeedRecord
 
 __all__ = ["RunStore", "map_key", "write_atomically"]
 _R = TypeVar("_R", CaptionRow, Failure)
@@ -102,17 +103,34 @@ class RunStore:
             "threads": provenance.threads,
             "platform": provenance.platform,
             "stages": [asdict(stage) | {"per_second": stage.items / stage.seconds} for stage in stages],
-        } | self._benchmarks()
-        with write_atomically(self.path / "throughput.json") as file:
-            file.write(_json(content, "throughput.json", indent=1) + b"\n")
+        }
+        self._write_speeds(content)
 
-    def _benchmarks(self) -> dict[str, object]:
-        """What `gazebench throughput --run` has put into throughput.json."""
+    def write_speed(self, speed: SpeedRecord) -> None:
+        """Writes what the speed stage measured into throughput.json."""
+        self._write_speeds({"speed": asdict(speed)})
+
+    def read_speed(self) -> SpeedRecord | None:
+        """What the speed stage measured; None if throughput.json does not hold it."""
+        if not (self.path / "throughput.json").exists():
+            return None
+        path = self._inside("throughput.json", _MAX_JSON)
+        content = _decode(path.read_bytes(), str(path))
+        if not isinstance(content, dict):
+            raise RunError(f"{path} is not what a run writes; run it again with --fresh")
+        speed = content.get("speed")
+        return None if speed is None else from_json(SpeedRecord, speed, f"{path}: speed")
+
+    def _write_speeds(self, content: Mapping[str, object]) -> None:
+        """Replaces parts of throughput.json; a damaged one is replaced as a whole."""
+        name = "throughput.json"
         try:
-            content = json.loads((self.path / "throughput.json").read_bytes())
-            return {"benchmarks": content["benchmarks"]}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+            earlier = _decode(self._inside(name, _MAX_JSON).read_bytes(), name)
+        except RunError:
+            earlier = {}
+        kept = earlier if isinstance(earlier, dict) else {}
+        with write_atomically(self.path / name) as file:
+            file.write(_json(kept | dict(content), name, indent=1) + b"\n")
 
     def read_run(self) -> RunRecord:
         """Reads run.json.
@@ -264,7 +282,9 @@ class RunStore:
                 if file.metadata.num_rows * file.metadata.num_columns > _MAX_CELLS:
                     raise RunError(f"{path} claims {file.metadata.num_rows:,} rows; more than is read")
                 frame: pd.DataFrame = file.read().to_pandas(ignore_metadata=True)
-        except (pa.ArrowException, OSError) as error:
+        except RunError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise RunError(f"{path} is not a readable parquet file ({error}); score the run again") from error
         if frame.empty:
             return None

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from reports.records import PATHS, MetricRow
+from reports.records import FROM_FILE, PATHS, MetricRow
 from reports.summary import Estimate, Summary
-from reports.wording import measured, number, percent, row_span, span
+from reports.wording import beam, measured, number, percent, row_span, span
 
 _CAN_NOT = "Can’t be said"
 _NOTHING = "This run explained no captions; `--explain 64` does."
@@ -48,15 +48,19 @@ def _captions(summary: Summary) -> Finding:
         if (row := at_best.get(name)) and row.value is not None
     ]
     sentences.append(
-        f"{' and '.join(shown)} at beam size {best.beam_size}, over {best.n:,} image{'s'[: best.n != 1]}."
+        f"{' and '.join(shown)}{_at(best.beam_size)}, over {best.n:,} image{'s'[: best.n != 1]}."
     )
     relations: dict[str, list[str]] = {}
-    for beam, lead in summary.leads.items():
+    for size, lead in summary.leads.items():
         how = "beyond noise" if lead.low is not None and lead.low > 0 else "by no more than noise"
-        relations.setdefault("leads {}, " + how if lead.value else "is level with {}", []).append(str(beam))
+        relations.setdefault("leads {}, " + how if lead.value else "is level with {}", []).append(str(size))
     for relation, beams in relations.items():
         sentences.append(f"Beam size {best.beam_size} {relation.format(' and '.join(beams))}.")
     return Finding(question, answer, tuple(sentences))
+
+
+def _at(beam_size: int) -> str:
+    return "" if beam_size == FROM_FILE else f" at {beam(beam_size)}"
 
 
 def _with_interval(row: MetricRow) -> str:
@@ -156,12 +160,12 @@ def caveats(summary: Summary) -> Iterator[str]:
     for row in record.metrics:
         if row.name == "BLEU-4" and row.value is not None and row.value > 0.999 and not data.has_ground_truth:
             yield (
-                f"BLEU-4 is {number(row.value)} at beam size {row.beam_size}: on real pictures this means "
+                f"BLEU-4 is {number(row.value)}{_at(row.beam_size)}: on real pictures this means "
                 "that the references were scored against themselves, or that the model has seen them."
             )
         if row.name == "Unfinished captions" and row.value:
             share = measured(row.value, row.unit)
-            yield f"At beam size {row.beam_size}, {share} of captions reached the length limit unfinished."
+            yield f"At {beam(row.beam_size)}, {share} of captions reached the length limit unfinished."
     for name, reason in dict.fromkeys((row.name, row.reason) for row in record.metrics if row.value is None):
         yield f"{name} was not computed: {reason or 'no reason was stored'}."
     for method in summary.methods:
@@ -169,4 +173,4 @@ def caveats(summary: Summary) -> Iterator[str]:
         if found and not found.holds:
             missed = percent(found.median)
             yield f"{method.label} misses the score difference it should sum to by {missed}; don’t rank it."
-    yield from (*data.warnings, *record.warnings)
+    yield from (*data.warnings, *record.warnings, *record.scoring_warnings)

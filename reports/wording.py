@@ -1,8 +1,9 @@
 """How numbers and text from strangers are put into words, alike in the report and on the terminal."""
 
 import re
+from collections.abc import Sequence
 
-from reports.records import MetricRow
+from reports.records import FROM_FILE, MetricRow, RunRecord
 from reports.stats import Interval
 
 _NONCHARACTERS = "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
@@ -22,6 +23,16 @@ def printable(text: str) -> str:
 def clip(text: str, most: int = 400) -> str:
     """The text, cut where it is longer than anyone reads."""
     return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
+
+
+def beam(size: int) -> str:
+    """What a beam size is called: "beam size 5", or "given captions" for those from a file."""
+    return "given captions" if size == FROM_FILE else f"beam size {size}"
+
+
+def subject(record: RunRecord) -> str:
+    """Whose captions they are: the model's name, or that of the file they came from."""
+    return record.model.name if record.model else str(record.config.get("captions", "captions from a file"))
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -55,3 +66,13 @@ def row_span(row: MetricRow) -> str:
     if row.value is None or row.ci_low is None or row.ci_high is None:
         return ""
     return span(Interval(row.value, row.ci_low, row.ci_high, row.n), unit=row.unit)
+
+
+def signatures(metrics: Sequence[MetricRow]) -> dict[str, list[str]]:
+    """Each signature, with any beam size as K, and the names of the metrics that have it."""
+    named: dict[str, dict[str, None]] = {}
+    for row in metrics:
+        if row.signature:
+            parts = ("beam:K" if part.startswith("beam:") else part for part in row.signature.split("|"))
+            named.setdefault("|".join(parts), {})[row.name] = None
+    return {signature: list(names) for signature, names in named.items()}

@@ -17,8 +17,7 @@ from PIL import Image
 from bench.cli import main
 from bench.config import EvalConfig, SearchConfig
 from bench.data.scenes import make_scene
-from bench.provenance import collect_provenance
-from bench.runner import _explicable
+from bench.runner import _explicable, _provenance
 from bench.stages.decode import decode
 from models.formats import load_checkpoint
 from reports.records import CaptionRow
@@ -344,18 +343,12 @@ def test_files_beside_the_checkpoint_are_known_by_their_hash_and_not_by_their_fo
     for path in (words, weights):
         path.write_text("content")
     config = EvalConfig(word_map=words, encoder_weights=str(weights))
-    made_with = collect_provenance(
-        config, vocabulary=load_checkpoint(DEMO).captioner.vocabulary, data_sha256="0"
-    )
+    captioner = load_checkpoint(DEMO).captioner
+    made_with = _provenance(config, captioner, [])
     content = "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"
     assert made_with.sha256["word_map"] == made_with.sha256["encoder_weights"] == content
     assert str(tmp_path) not in json.dumps(config.as_json())
-    assert (
-        "word_map"
-        not in collect_provenance(
-            EvalConfig(), vocabulary=load_checkpoint(DEMO).captioner.vocabulary, data_sha256="0"
-        ).sha256
-    )
+    assert "word_map" not in _provenance(EvalConfig(), captioner, []).sha256
 
 
 def test_a_caption_with_padding_in_between_is_not_explained():

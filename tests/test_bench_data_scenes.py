@@ -341,6 +341,45 @@ def test_a_third_figure_and_a_second_relation_are_false(scenes):
     assert judged(scene, "") == judged(scene, "nothing to see") == (0, 0)
 
 
+@pytest.mark.parametrize("variant", DRAWN)
+def test_a_named_object_is_there_if_any_figure_looks_like_it_outlines_included(variant):
+    for index in range(20):
+        scene = make_scene("test", index, variant=variant)
+        there = {(figure.colour, figure.shape) for figure in scene.figures}
+        for colour, shape in itertools.product(COLOURS, SHAPES):
+            assert TRUTH.objects(scene, f"a {colour} {shape}".split()) == ((colour, shape) in there, 1)
+            assert TRUTH.objects(scene, ["a", shape]) == (any(shape == seen for _, seen in there), 1)
+        assert all(TRUTH.objects(scene, reference.split()) == (2, 2) for reference in scene.references)
+
+
+def test_everything_named_in_a_blank_scene_is_hallucinated(scenes):
+    blank = make_scene("test", 0, variant="blank")
+    assert {TRUTH.objects(blank, scene.references[0].split()) for scene in scenes[:50]} == {(0, 2)}
+    assert all(TRUTH.objects(blank, reference.split()) == (0, 0) for reference in blank.references)
+
+
+def test_exchanged_colours_are_hallucinated_objects_and_exchanged_places_are_not(scenes):
+    scene = next(
+        s for s in scenes
+        if len({f.shape for f in s.figures}) == 4 and s.named[0].colour != s.named[1].colour
+    )  # fmt: skip
+    subject, other = scene.named
+    x, y = f"{subject.colour} {subject.shape}", f"{other.colour} {other.shape}"
+    crossed = f"a {other.colour} {subject.shape} above a {subject.colour} {other.shape}"
+    for caption, expected in (
+        (f"a {x} above a {y}", (2, 2)),
+        (f"a {y} above a {x}", (2, 2)),
+        (f"a {x} above a {x}", (2, 2)),
+        (f"a {other.colour} {subject.shape} above a {y}", (1, 2)),
+        (crossed, (0, 2)),
+        (f"{crossed} and a {x}", (1, 3)),
+        (f"something {subject.colour}", (0, 0)),
+        (f"a {subject.shape} that is {other.colour}", (1, 1)),
+        ("", (0, 0)),
+    ):
+        assert TRUTH.objects(scene, caption.split()) == expected, caption
+
+
 def test_word_classes_are_those_of_the_vocabulary():
     words = ["a", "red", "star", "is", "left", "of", "a", "black", "square"]
     assert TRUTH.word_classes(words) == [

@@ -8,11 +8,12 @@ import torch
 
 from bench.config import DEMO_CHECKPOINT
 from bench.data.base import CaptionedImage
-from bench.data.scenes import SceneTruth, make_scene
+from bench.data.scenes import SHAPES, SceneTruth, load_scenes, make_scene
 from bench.errors import DataError
 from bench.scoring import Scorer
 from bench.stages.decode import caption_row, decode
 from bench.stages.explain import DONORS, _annotation_baseline, _Donors, _observe, explain
+from bench.stages.facts import caption_facts, training_captions
 from bench.stages.score import _attention, score
 from models.beam import DECODINGS, Hypothesis, beam_search
 from models.formats import load_checkpoint
@@ -152,7 +153,7 @@ def test_attention_metrics_weigh_words_and_leave_out_captions_that_can_not_say()
         caption_of(1, 0.1, None),
         caption_of(0, None, None),
     ]
-    entropy, collapsed = _attention(rows, 1)
+    entropy, collapsed = _attention(rows)
     assert entropy.value == pytest.approx((2 * 0.2 + 6 * 0.6 + 0.1) / 9)
     assert (entropy.n, entropy.higher_is_better) == (3, None)
     assert collapsed.value == 0.5
@@ -160,24 +161,21 @@ def test_attention_metrics_weigh_words_and_leave_out_captions_that_can_not_say()
 
 
 def test_attention_metrics_without_words_have_a_reason():
-    entropy, collapsed = _attention([caption_of(0, None, None)], 1)
+    entropy, collapsed = _attention([caption_of(0, None, None)])
     assert (entropy.value, entropy.reason) == (None, "no words were said")
     assert (collapsed.value, collapsed.reason) == (None, "no caption has two words")
 
 
 @pytest.mark.java
 @pytest.mark.parametrize(("collapsed", "warned"), [(2, False), (3, True)])
-def test_a_run_is_warned_of_when_most_of_its_captions_have_collapsed(captioner, collapsed, warned):
+def test_a_run_is_warned_of_when_most_of_its_captions_have_collapsed(collapsed, warned):
     images = [make_scene("test", index) for index in range(4)]
     rows = [
         dataclasses.replace(caption_of(3, 0.5, 0.001 if number < collapsed else 0.3), image_id=image.image_id)
         for number, image in enumerate(images)
     ]
     with Scorer({image.image_id: image.references for image in images}) as scorer:
-        scored = score(
-            scorer, rows, {image.image_id: image for image in images},
-            beam_sizes=(1,), ground_truth=SceneTruth(), vocabulary=captioner.vocabulary,
-        )  # fmt: skip
+        scored = score(scorer, rows, search_signature="", unknown_word=None, known=None)
     warnings = [w for w in scored.warnings if "attention is the same for every word" in w]
     assert warnings == (
         [
@@ -219,3 +217,30 @@ def test_false_words_have_no_place_and_say_so(captioner, decoded, tmp_path):
     lies = rows[rows["word_class"] == "colour"]
     assert lies["mass"].isna().all()
     assert (lies["reason"] == "no place is known for the word").all()
+
+
+def test_facts_count_true_words_absent_objects_and_copies():
+    data = load_scenes()
+    scene = data.select("test")[0]
+    first, second = scene.named
+    absent = next(shape for shape in SHAPES if all(shape != figure.shape for figure in scene.figures))
+    said = (first.colour, first.shape, "near", "a", second.colour, absent)
+    copied = data.images[0].references[0].split()
+    rows = [
+        dataclasses.replace(
+            caption_of(1, None, None), image_id=scene.image_id, words=words, caption=" ".join(words)
+        )
+        for words in (said, tuple(copied))
+    ]
+    rows += [dataclasses.replace(rows[0], caption=None, beam_size=3)]
+    training = training_captions(data, "test")
+    facts = caption_facts(rows, {scene.image_id: scene}, ground_truth=SceneTruth(), training=training)
+    assert len(facts) == 2
+    assert facts.loc[0, ["said_colour", "true_colour", "said_shape", "true_shape"]].tolist() == [2, 2, 2, 1]
+    assert facts.loc[0, ["objects_said", "objects_absent", "copied"]].tolist() == [2, 1, 0]
+    assert facts.loc[1, "copied"] == 1
+
+
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_what_the_model_was_trained_on_can_not_be_copied(split):
+    assert training_captions(load_scenes(), split) is None

@@ -5,6 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
+from scipy.stats import binomtest
+from scipy.stats import t as student
 
 from reports.stats import (
     BLEU_STATISTICS,
@@ -17,6 +19,7 @@ from reports.stats import (
     ratio_interval,
     resample_weights,
     resampled_sums,
+    share_interval,
 )
 
 # What `java -jar meteor-1.5.jar - - -stdio -l en -norm` printed for SCORE, and for EVAL of its lines.
@@ -67,6 +70,21 @@ def literal_meteor(row):
 def bleu_row(hypothesis, references):
     found = cook_test(hypothesis, cook_refs(references), eff="closest")
     return [found["testlen"], found["reflen"], *found["correct"], *found["guess"]]
+
+
+def literal_wilson(share, n, z):
+    """The shares x for which |share - x| = z standard errors, which are those of x (Wilson 1927)."""
+    return sorted(np.roots([1 + z * z / n, -2 * share - z * z / n, share**2]).real)
+
+
+def literal_interval(value, drawn, n, top=None):
+    """Student's interval, or Wilson's of as many images, all right or all wrong, as have the standard error."""
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    error, t = (high - low) / (2 * 1.959963984540054) * (n / (n - 1)) ** 0.5, student.ppf(0.975, n - 1)
+    if top is None:
+        return value - t * error, value + t * error
+    share = value / top
+    return tuple(top * x for x in literal_wilson(share, share * (1 - share) / (error / top) ** 2, t))
 
 
 def scores_frame(n, seed=0):
@@ -136,10 +154,13 @@ def test_every_image_is_drawn_equally_often():
     np.testing.assert_allclose(weights.var(), 0.95, atol=0.03)
 
 
-def test_sums_made_in_blocks_are_weights_times_statistics():
-    statistics = np.random.default_rng(0).integers(0, 9, (3000, 2)).astype(float)  # blocks of 699 resamples
+@pytest.mark.parametrize("n", [3000, 3001])
+def test_sums_made_in_blocks_are_weights_times_statistics(n):
+    statistics = (
+        np.random.default_rng(0).integers(0, 9, (n, 2)).astype(float)
+    )  # blocks of 699 and 698 resamples
     sums = resampled_sums(statistics, resamples=1500, seed=5)
-    np.testing.assert_array_equal(sums, resample_weights(3000, resamples=1500, seed=5) @ statistics)
+    np.testing.assert_array_equal(sums, resample_weights(n, resamples=1500, seed=5) @ statistics)
 
 
 def test_intervals_equal_a_loop_over_resampled_images():
@@ -160,9 +181,8 @@ def test_intervals_equal_a_loop_over_resampled_images():
     intervals = metric_intervals(frame, resamples=60, seed=9)
     assert list(intervals) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
     for name, interval in intervals.items():
-        assert (interval.low, interval.high) == pytest.approx(
-            np.quantile(drawn[name], [0.025, 0.975]), rel=1e-12
-        )
+        expected = literal_interval(interval.value, drawn[name], 40, top=10 if name == "CIDEr" else 1)
+        assert (interval.low, interval.high) == pytest.approx(expected, rel=1e-9)
         assert interval.value == corpus_scores(frame)[name]
         assert interval.n == 40
 
@@ -179,14 +199,83 @@ def test_corpus_bleu_is_not_the_mean_of_the_images():
     assert abs(corpus_scores(frame)["BLEU-2"] - frame["BLEU-2"].mean()) > 0.01
 
 
-def test_intervals_of_a_mean_cover_the_truth_nineteen_times_in_twenty():
-    rng = np.random.default_rng(11)
-    intervals = [
-        ratio_interval(rng.exponential(size=80), np.ones(80), resamples=400, seed=k) for k in range(400)
-    ]
-    covered = np.mean([i.low <= 1 <= i.high for i in intervals])
-    # Percentile intervals of skewed data cover a little less than they say; standard error 0.012.
-    assert 0.89 <= covered <= 0.98
+def test_each_metric_has_its_own_images():
+    frame = scores_frame(12).sort_index()
+    gaps = frame.copy()
+    gaps.loc[gaps.index[3], ["METEOR", *METEOR_STATISTICS]] = np.nan
+    gaps["SPICE"] = np.linspace(0.1, 0.4, 12)
+    gaps.loc[gaps.index[[5, 7]], "SPICE"] = np.nan
+    full, found = metric_intervals(frame), metric_intervals(gaps)
+    assert {name: found[name] for name in full if name != "METEOR"} == {
+        name: interval for name, interval in full.items() if name != "METEOR"
+    }
+    assert found["METEOR"] == metric_intervals(frame.drop(frame.index[3]))["METEOR"]
+    assert (found["METEOR"].n, found["SPICE"].n, found["CIDEr"].n) == (11, 10, 12)
+    assert found["SPICE"].value == pytest.approx(np.delete(np.linspace(0.1, 0.4, 12), [5, 7]).mean())
+    assert corpus_scores(gaps) == {name: interval.value for name, interval in found.items()}
+
+
+def test_two_rows_of_one_image_are_refused():
+    frame = scores_frame(4)
+    with pytest.raises(AssertionError, match="one row per image"):
+        metric_intervals(pd.concat([frame, frame]))
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 7), (30, 100), (499, 500), (500, 500)])
+def test_share_interval_is_wilsons(successes, n):
+    interval = share_interval(successes, n)
+    assert (interval.value, interval.n) == (successes / n, n)
+    low, high = literal_wilson(successes / n, n, 1.959963984540054)
+    assert (interval.low, interval.high) == pytest.approx((max(low, 0), min(high, 1)), abs=1e-7)
+    test = binomtest(successes, n).proportion_ci(method="wilson")
+    assert (interval.low, interval.high) == pytest.approx((test.low, test.high), abs=1e-12)
+
+
+def test_a_share_of_none_or_all_has_an_interval_with_an_end():
+    none, every = share_interval(0, 500), share_interval(500, 500)
+    assert (none.value, none.low) == (0, 0)
+    assert none.high == pytest.approx(0.00762, abs=1e-5)
+    assert every == pytest.approx((1, 1 - none.high, 1, 500))
+    frame = scores_frame(500).assign(**{"Exact match": 0.0})
+    assert metric_intervals(frame, resamples=50)["Exact match"] == none
+    assert ratio_interval(np.ones(500), np.ones(500)) == every
+    words = np.random.default_rng(0).integers(5, 14, 500).astype(float)
+    assert ratio_interval(np.zeros(500), words, resamples=50) == pytest.approx(
+        (0, 0, none.high, 500), rel=0.01
+    )
+    assert ratio_interval(words, words, resamples=50) == pytest.approx((1, every.low, 1, 500), rel=0.01)
+
+
+def test_a_share_of_words_is_as_wide_as_the_bootstrap_says_and_stays_within_0_and_1():
+    rng = np.random.default_rng(1)
+    words = rng.integers(1, 9, 60).astype(float)
+    true = rng.binomial(words.astype(int), rng.beta(8, 0.5, 60)).astype(float)
+    sums = resample_weights(60) @ np.stack([true, words], axis=1)
+    interval = ratio_interval(true, words)
+    expected = literal_interval(true.sum() / words.sum(), sums[:, 0] / sums[:, 1], 60, top=1)
+    assert (interval.low, interval.high) == pytest.approx(expected, rel=1e-9)
+    assert 0 < interval.low < interval.value < interval.high < 1
+
+
+def test_other_ratios_have_students_interval_and_end_where_the_images_end():
+    rng = np.random.default_rng(2)
+    words, ones = rng.integers(5, 14, 80).astype(float), np.ones(80)
+    drawn = resample_weights(80) @ words / 80
+    interval = ratio_interval(words, ones)
+    assert (interval.low, interval.high) == pytest.approx(literal_interval(words.mean(), drawn, 80), rel=1e-9)
+    ahead = np.zeros(80)
+    ahead[3] = 0.3  # one image of 80 is better, none is worse: no proof that the mean is above 0
+    assert ratio_interval(ahead, ones).low == 0
+    assert ratio_interval(-ahead, ones).high == 0
+
+
+def test_a_metric_of_unknown_range_has_students_interval():
+    frame = scores_frame(50).sort_index()
+    frame["Agreement"] = np.random.default_rng(3).uniform(-1, 1, 50)
+    interval = metric_intervals(frame)["Agreement"]
+    drawn = resample_weights(50) @ frame["Agreement"].to_numpy() / 50
+    expected = literal_interval(frame["Agreement"].mean(), drawn, 50)
+    assert (interval.low, interval.high) == pytest.approx(expected, rel=1e-9)
 
 
 def test_one_image_has_a_value_but_no_interval():

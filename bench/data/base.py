@@ -13,7 +13,6 @@ from jaxtyping import Bool
 from PIL import Image
 
 from bench.errors import DataError
-from models.preprocessing import read_picture
 
 Split = Literal["train", "val", "test"]
 
@@ -32,6 +31,8 @@ class CaptionedImage:
 
     def picture(self) -> Image.Image:
         """A fresh copy of the picture, upright, RGB; a `PictureError` if its file can't be read."""
+        from models.preprocessing import read_picture  # loads torch, which scoring does without
+
         assert self.path is not None
         return read_picture(self.path)
 
@@ -65,6 +66,10 @@ class GroundTruth(Protocol):
 
     def truth(self, image: CaptionedImage, words: Sequence[str]) -> Mapping[str, Truth]:
         """Per word class: words said, and words that are true of the picture."""
+        ...
+
+    def objects(self, image: CaptionedImage, words: Sequence[str]) -> Truth:
+        """Objects named, and how many of them are in the picture."""
         ...
 
 
@@ -118,6 +123,14 @@ def data_sha256(images: Sequence[CaptionedImage]) -> str:
     for image in images:
         total.update(json.dumps([image.image_id, image.references]).encode())  # JSON says where it ends
         total.update(_picture_digest(image))
+    return total.hexdigest()
+
+
+def references_sha256(references: Mapping[str, Sequence[str]]) -> str:
+    """A fingerprint of what captions are scored against: SHA-256 in hexadecimal over ids and references, in order."""
+    total = hashlib.sha256()
+    for image_id, captions in references.items():
+        total.update(json.dumps([image_id, list(captions)]).encode())
     return total.hexdigest()
 
 

@@ -185,8 +185,9 @@ class Scene(CaptionedImage):
         return ~union(self.figures)
 
     def pixels(self) -> UInt8[np.ndarray, "112 112 3"]:
-        """The drawn scene."""
-        stream = _Stream(f"{self.image_id}/paper")
+        """The drawn scene. All blank scenes are one picture, so that nothing tells them apart."""
+        key = self.image_id if self.figures else "blank"
+        stream = _Stream(f"{key}/paper")
         base = np.array([stream.between(222, 242) for _ in range(3)], dtype=np.int32)
         slope_y, slope_x = stream.between(-16, 16), stream.between(-16, 16)
         steps = np.arange(SIZE, dtype=np.int32) * 2 - SIZE + 1  # -111 … 111
@@ -196,7 +197,7 @@ class Scene(CaptionedImage):
             ink = np.array(COLOURS[figure.colour], dtype=np.int32) * figure.brightness // 100
             cover = figure.coverage[:, :, None]
             canvas = (canvas * (_Q * _Q - cover) + ink * cover + _Q * _Q // 2) // (_Q * _Q)
-        noise = hashlib.shake_256(f"{self.image_id}/grain".encode()).digest(SIZE * SIZE)
+        noise = hashlib.shake_256(f"{key}/grain".encode()).digest(SIZE * SIZE)
         grain = np.frombuffer(noise, dtype=np.uint8).reshape(SIZE, SIZE, 1).astype(np.int32) * 13 // 256 - 6
         return np.clip(canvas + grain, 0, 255).astype(np.uint8)
 

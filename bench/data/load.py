@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.data.base import CaptionData, CaptionedImage, Split
 from bench.data.captions_file import CaptionFile, Entry, read_captions_file
@@ -48,33 +49,77 @@ def load_data(spec: str, *, images: Path | None = None) -> CaptionData:
         if images is not None:
             raise DataError(f"scenes are drawn, but --images names the folder {str(images)!r}; leave it out")
         return load_scenes(spec)
-    path = Path(spec)
-    if not spec or not os.path.exists(path):  # noqa: PTH110 (Path's raises on forbidden folders)
-        raise DataError(f"there is no data set {spec!r}; expected scenes, a captions file, or its folder")
-    file, entries = _open_folder(path) if path.is_dir() else _open_file(path)
-    pictures = _merge(entries, file)
-    splits, origin = _splits(pictures, file)
-    folder = PictureFolder(images or file.path.parent)
-    places = {image_id: folder.find(entry.file) for image_id, entry in pictures.items()}
+    read = read_captions(spec)
+    folder = PictureFolder(images or read.folder)
+    places = {image_id: folder.find(picture.file) for image_id, picture in read.pictures.items()}
     found = tuple(
-        CaptionedImage(image_id, _references(pictures[image_id].captions), splits[image_id], place)
+        CaptionedImage(image_id, read.pictures[image_id].captions, read.pictures[image_id].split, place)
         for image_id, place in places.items()
         if place
     )
     if not found:
         raise DataError(
-            f"none of the {len(places):,} pictures that {file.name} names (e.g. {next(iter(places))!r}) lies "
+            f"none of the {len(places):,} pictures that {read.file} names (e.g. {next(iter(places))!r}) lies "
             f"in {str(folder.root)!r} or a usual folder in it ({', '.join(USUAL_FOLDERS[:5])}, …); "
             "pass the pictures' folder with --images"
         )
     _refuse_leaks((str(image.path), image.split) for image in found)
     return CaptionData(
-        name=path.resolve().name,
+        name=read.name,
         images=found,
-        split_origin=origin,
+        split_origin=read.split_origin,
         missing=tuple(image_id for image_id, place in places.items() if not place),
-        warnings=tuple(file.warnings),
+        warnings=read.warnings,
     )
+
+
+class NamedPicture(NamedTuple):
+    """What a captions file says of one picture; whether it is there is another question."""
+
+    file: str
+    """A relative path with forward slashes."""
+    captions: tuple[str, ...]
+    split: Split
+
+
+class Captions(NamedTuple):
+    """A captions file, read to its end."""
+
+    name: str
+    """Of the data set."""
+    file: str
+    """The captions file's name, quoted, for messages."""
+    folder: Path
+    """Where it lies."""
+    pictures: Mapping[str, NamedPicture]
+    """By image id."""
+    split_origin: str
+    warnings: tuple[str, ...]
+
+
+def read_captions(spec: str) -> Captions:
+    """Reads the captions of a data set without looking for its pictures.
+
+    Args:
+        spec: a captions file of any kind in `DATASETS`, or its folder.
+
+    Returns:
+        Every picture once, with all its captions in the order given.
+
+    Raises:
+        DataError: if the set can't be read, names a file outside its folder, or has a picture in two splits.
+    """
+    path = Path(spec)
+    if not spec or not os.path.exists(path):  # noqa: PTH110 (Path's raises on forbidden folders)
+        raise DataError(f"there is no data set {spec!r}; expected scenes, a captions file, or its folder")
+    file, entries = _open_folder(path) if path.is_dir() else _open_file(path)
+    merged = _merge(entries, file)
+    splits, origin = _splits(merged, file)
+    pictures = {
+        image_id: NamedPicture(entry.file, _references(entry.captions), splits[image_id])
+        for image_id, entry in merged.items()
+    }
+    return Captions(path.resolve().name, file.name, file.path.parent, pictures, origin, tuple(file.warnings))
 
 
 def _open_file(path: Path) -> tuple[CaptionFile, Iterator[Entry]]:

@@ -95,6 +95,27 @@ class SceneTruth:
             for name in ("colour", "shape", "relation")
         }
 
+    def objects(self, image: CaptionedImage, words: Sequence[str]) -> Truth:
+        """Counts objects that are named, and those of them that are there.
+
+        The others are hallucinated, as CHAIR counts them (Rohrbach et al. 2018, arXiv:1809.02156). A phrase names an
+        object if it has a shape word. The object is there if any figure of the scene has that shape, and the colour
+        if the phrase says one; outlines are there as well, though no reference speaks of them. Where the object
+        stands and how often it is named don't matter.
+
+        Args:
+            image: a scene.
+            words: of any caption.
+
+        Returns:
+            Objects named, and how many of them are there.
+        """
+        assert isinstance(image, Scene)
+        phrases = [phrase for phrase in _phrases(words) if "shape" in phrase]
+        looks = [{words[index] for index in phrase.values()} for phrase in phrases]
+        there = [{figure.colour, figure.shape} for figure in image.figures]
+        return Truth(true=sum(any(look <= seen for seen in there) for look in looks), said=len(looks))
+
 
 def _word_class(word: str) -> str:
     if word in COLOURS:

@@ -1,80 +1,78 @@
-"""CIDEr-D with the references' side computed once for all captions that are scored against it."""
+"""CIDEr-D with everything that depends on the references alone computed once."""
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float
-from scipy.sparse import csr_array
+from bench.scoring.ngrams import ORDERS, Ngram, Ngrams
 
-_ORDERS = (1, 2, 3, 4)
 _SIGMA = 6.0
-_Ngram = tuple[str, ...]
+
+
+class Frequencies(NamedTuple):
+    """Where CIDEr's document frequencies come from, if not from the images that are scored."""
+
+    name: str
+    """For the signature."""
+    references: Mapping[str, Sequence[str]]
+    """Captions by image id; an n-gram counts once for every image with a caption that holds it."""
 
 
 class CiderD:
-    """CIDEr-D (Vedantam et al. 2015) against fixed references, as pycocoevalcap computes it.
+    """CIDEr-D (Vedantam et al. 2015), as pycocoevalcap computes it.
 
-    Deviations of pycocoevalcap from the paper, kept: no stemming, and lengths are counted in bigrams. Its own
-    class weighs every reference again for every set of captions, which takes ten times as long.
+    Deviations of pycocoevalcap from the paper, kept: no stemming, and lengths are counted in bigrams. It weighs
+    every reference again for every set of captions.
 
     Args:
-        references: tokenised references of each image. Document frequencies are counted over these images;
-            there must be at least two, or every frequency says "everywhere" and every score is 0.
+        images: references of each image over which document frequencies are counted. At least two images, or
+            every n-gram is in every one and every score is 0. An n-gram that none of them has counts as if one had.
+
+    Attributes:
+        images: how many they are.
     """
 
-    def __init__(self, references: Sequence[Sequence[str]]) -> None:
-        self._owners = np.repeat(np.arange(len(references)), [len(captions) for captions in references])
-        words = [caption.split() for captions in references for caption in captions]
-        self._lengths = _bigrams(words)
-        self._rarest = np.log(len(references))
-        self._orders = []
-        for n in _ORDERS:
-            columns: dict[_Ngram, int] = {}
-            counts = _count(words, n, columns)
-            images = np.repeat(self._owners, np.diff(counts.indptr))
-            _, said_of = np.unique(np.stack([images, counts.indices]), axis=1)
-            rarity = self._rarest - np.log(np.bincount(said_of, minlength=len(columns)))
-            counts.data *= rarity[counts.indices]
-            self._orders.append((columns, rarity, counts, _norms(counts)))
+    def __init__(self, images: Iterable[Sequence[Ngrams]]) -> None:
+        self.images = 0
+        self._frequencies: Counter[Ngram] = Counter()
+        for references in images:
+            self.images += 1
+            self._frequencies.update(set().union(*(reference.counts for reference in references)))
+        rarest = math.log(self.images)
+        self._rarity = [rarest, *(rarest - math.log(n) for n in range(1, self.images + 1))]
+        self._norms: dict[Ngrams, list[float]] = {}
 
-    def score(self, captions: Sequence[str]) -> Float[np.ndarray, " image"]:
-        """Scores of one tokenised caption per image, from 0 to 10, in the order of the references."""
-        words = [caption.split() for caption in captions]
-        similarity = np.zeros(len(self._owners))
-        for n, (columns, known_rarity, references, norms) in zip(_ORDERS, self._orders, strict=True):
-            seen = columns.copy()  # N-grams of the captions alone go to the right of the references' columns.
-            vectors = _count(words, n, seen)
-            rarity = np.pad(known_rarity, (0, len(seen) - len(columns)), constant_values=self._rarest)
-            vectors.data *= rarity[vectors.indices]
-            said = vectors[:, : len(columns)][self._owners]
-            overlap = said.minimum(references).multiply(references).sum(axis=1)
-            scale = _norms(vectors)[self._owners] * norms
-            similarity += np.divide(overlap, scale, out=np.zeros_like(scale), where=scale > 0)
-        difference = _bigrams(words)[self._owners] - self._lengths
-        similarity *= np.exp(-(difference**2) / (2 * _SIGMA**2)) / len(_ORDERS)
-        return 10 * np.bincount(self._owners, similarity) / np.bincount(self._owners)
-
-
-def _count(captions: Sequence[Sequence[str]], n: int, columns: dict[_Ngram, int]) -> csr_array:
-    """Counts of n-grams, (caption, n-gram); new n-grams are appended to `columns`."""
-    found = [
-        [
-            columns.setdefault(ngram, len(columns))
-            for ngram in zip(*(words[k:] for k in range(n)), strict=False)
+    def score(self, caption: Ngrams, references: Sequence[Ngrams]) -> float:
+        """Score of one caption, 0 to 10; it does not depend on what else is scored."""
+        weighed = [
+            (ngram, len(ngram) - 1, count * (rarity := self._rarity_of(ngram)), rarity)
+            for ngram, count in caption.counts.items()
         ]
-        for words in captions
-    ]
-    starts = np.cumsum([0, *map(len, found)])
-    indices = np.fromiter((column for row in found for column in row), dtype=np.int64, count=starts[-1])
-    counts = csr_array((np.ones(len(indices)), indices, starts), shape=(len(captions), len(columns)))
-    counts.sum_duplicates()
-    return counts
+        squares = [0.0] * len(ORDERS)
+        for _, order, weight, _ in weighed:
+            squares[order] += weight**2
+        total = 0.0
+        for reference in references:
+            overlap = [0.0] * len(ORDERS)
+            for ngram, order, weight, rarity in weighed:
+                if count := reference.counts.get(ngram):
+                    overlap[order] += min(weight, count * rarity) * (count * rarity)
+            if reference not in self._norms:
+                self._norms[reference] = self._norms_of(reference)
+            similarity = 0.0
+            for common, square, norm in zip(overlap, squares, self._norms[reference], strict=True):
+                if common:
+                    similarity += common / (math.sqrt(square) * norm)
+            difference = max(0, caption.length - 1) - max(0, reference.length - 1)
+            total += similarity * math.exp(-(difference**2) / (2 * _SIGMA**2))
+        return 10 * total / len(ORDERS) / len(references)
 
+    def _rarity_of(self, ngram: Ngram) -> float:
+        return self._rarity[self._frequencies.get(ngram, 0)]
 
-def _bigrams(captions: Sequence[Sequence[str]]) -> Float[np.ndarray, " caption"]:
-    return np.array([max(0, len(words) - 1) for words in captions], dtype=np.float64)
-
-
-def _norms(vectors: csr_array) -> Float[np.ndarray, " row"]:
-    norms: Float[np.ndarray, " row"] = np.sqrt(vectors.multiply(vectors).sum(axis=1))
-    return norms
+    def _norms_of(self, caption: Ngrams) -> list[float]:
+        squares = [0.0] * len(ORDERS)
+        for ngram, count in caption.counts.items():
+            squares[len(ngram) - 1] += (count * self._rarity_of(ngram)) ** 2
+        return [math.sqrt(square) for square in squares]

@@ -1,40 +1,43 @@
-"""The two Java programs that pycocoevalcap ships, started by us.
+"""The Java programs that pycocoevalcap ships, started and watched by us.
 
-pycocoevalcap's own driver needs `java` on PATH, writes into the installed package, never reads the programs'
-error stream, and turns any METEOR error into a wait without end. Here a program that keeps silent is killed.
+pycocoevalcap's own driver needs `java` on PATH, starts the tokenizer for every set of captions, writes into the
+installed package, never reads the programs' error stream, and turns any METEOR error into a wait without end.
+Here each program runs once and stays; one that falls silent is killed.
 """
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread, Timer
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import TypeVar
 
-import numpy as np
 import pycocoevalcap
-from jaxtyping import Float
 
 from bench.errors import JavaError
-from reports.stats import METEOR_STATISTICS
 
-DEADLINE = 120.0
-"""Seconds a program may take over one piece of work; on an idle machine it needs less than ten."""
-_BATCH = 64  # Captions per piece of METEOR's work: a minute and a half at worst, when all have 200 words.
-_FOLDER = Path(next(iter(pycocoevalcap.__path__)))
+FOLDER = Path(next(iter(pycocoevalcap.__path__)))
+"""Where the programs lie."""
 # METEOR reads numbers by the locale, and Java finds a folder with é in its name only in a UTF-8 one.
 _LOCALE = {"LC_ALL": "C.UTF-8"}
-# The serial collector halves the memory.
-_FLAGS = ("-Xmx1G", "-XX:+UseSerialGC", "-Duser.language=en", "-Duser.country=US")
+FLAGS = ("-Xmx1G", "-XX:+UseSerialGC", "-Duser.language=en", "-Duser.country=US")
+"""For all of them; the serial collector halves the memory."""
+SMALL = (*FLAGS, "-Xmn8m", "-XX:TieredStopAtLevel=1")
+"""For those that keep nothing and are done soon: 55 MB."""
 _TOKENIZER = (
-    *("-cp", "stanford-corenlp-3.4.1.jar", "edu.stanford.nlp.process.PTBTokenizer"),
+    *(*SMALL, "-cp", "stanford-corenlp-3.4.1.jar", "edu.stanford.nlp.process.PTBTokenizer"),
     *("-preserveLines", "-lowerCase"),
 )
-# Without -a METEOR does not find its own paraphrases if the path of the installation holds a space.
-_METEOR = ("-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm", "-a", "data/paraphrase-en.gz")
+# The tokenizer hands out its answers only when three buffers of 8 kB are full: empty lines fill them.
+_PADDING = 2**15
+_LAST = "the last line"
+_T = TypeVar("_T")
 
 
 def find_java() -> Path:
@@ -61,137 +64,233 @@ def find_java() -> Path:
     )
 
 
-def tokenize(lines: Sequence[str], *, java: Path, deadline: float = DEADLINE) -> list[str]:
-    """Splits captions into Penn Treebank tokens (Stanford CoreNLP 3.4.1, `-preserveLines -lowerCase`).
+class Deadline:
+    """A moment that is some seconds ahead.
 
     Args:
-        lines: captions without line breaks.
-        java: the Java program.
-        deadline: seconds after which the program is killed.
-
-    Returns:
-        For each caption its tokens, joined by spaces.
-
-    Raises:
-        JavaError: if the program fails, takes too long, or does not answer with one line for each caption.
+        seconds: from now.
     """
-    try:
-        done = subprocess.run(
-            [str(java), *_FLAGS, *_TOKENIZER],
-            input="".join(f"{line}\n" for line in lines).encode(),
-            capture_output=True,
-            cwd=_FOLDER / "tokenizer",
-            env=os.environ | _LOCALE,
-            timeout=deadline,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise JavaError(f"the tokenizer did not answer within {deadline:g} s and was stopped") from None
-    except OSError as error:
-        raise JavaError(f"the tokenizer could not be started with {java}: {error}") from error
-    answers = done.stdout.decode(errors="replace").split("\n")[:-1]
-    if done.returncode != 0 or len(answers) != len(lines):
-        raise JavaError(
-            f"the tokenizer was given {len(lines)} lines and answered with {len(answers)} (exit code "
-            f"{done.returncode}): {_complaint(done.stderr.splitlines())}"
-        )
-    return answers
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left; 0 once it has passed."""
+        return max(0.0, self._end - time.monotonic())
 
 
-class Meteor:
-    """METEOR 1.5 (`-l en -norm`) as a running process, which loads its tables from construction on.
+class Program:
+    """A program that answers each line with a line. It runs from when it is first needed until it is closed.
 
     Args:
-        java: the Java program.
-        deadline: seconds that one batch of captions may take, start-up included.
-
-    Raises:
-        JavaError: if the process can't be started.
+        name: for error messages.
+        command: program and arguments.
+        folder: where it runs.
+        padding: empty lines to send after each piece of work, which it answers with empty lines.
     """
 
-    def __init__(self, java: Path, *, deadline: float = DEADLINE) -> None:
-        self._deadline = deadline
-        pipe = subprocess.PIPE
-        try:
-            self._process = subprocess.Popen(
-                [str(java), *_FLAGS, *_METEOR],
-                cwd=_FOLDER / "meteor",
-                env=os.environ | _LOCALE,
-                stdin=pipe,
-                stdout=pipe,
-                stderr=pipe,
-            )
-        except OSError as error:
-            raise JavaError(f"METEOR could not be started with {java}: {error}") from error
-        self._complaints: deque[bytes] = deque(maxlen=100)
-        # An error stream that nobody reads blocks the process once it is full.
-        self._listener = Thread(target=self._complaints.extend, args=(self._process.stderr,), daemon=True)
-        self._listener.start()
+    def __init__(self, name: str, command: Sequence[str], folder: Path, *, padding: int = 0) -> None:
+        self._name, self._command, self._folder, self._padding = name, command, folder, padding
+        self._process: _Process | None = None
+        self._closed = False
+        self._lock = Lock()  # `close` may be called while another thread waits for answers
 
-    def statistics(self, pairs: Sequence[tuple[str, Sequence[str]]]) -> Float[np.ndarray, "caption 23"]:
-        """What METEOR counts in each caption against the reference that suits it best.
-
-        Args:
-            pairs: tokenised caption and tokenised references.
-
-        Returns:
-            Columns in the order of `METEOR_STATISTICS`. A caption that matches a reference as a whole has no
-            chunk where the program prints one: so the program itself goes on to score and to add up.
+    def start(self) -> None:
+        """Starts the process, if it does not run, without waiting for it.
 
         Raises:
-            JavaError: if the process ended, was killed for its silence, or answers nonsense: close it then.
+            JavaError: if it can't be started.
         """
-        lines = [" ||| ".join(("SCORE", *references, caption)) + "\n" for caption, references in pairs]
-        rows = np.empty((len(lines), len(METEOR_STATISTICS)))
-        for begin in range(0, len(lines), _BATCH):
-            for number, answer in enumerate(self._ask(lines[begin : begin + _BATCH]), start=begin):
+        with self._lock:
+            if self._closed:
+                raise JavaError(f"{self._name} was closed")
+            if self._process is None:
                 try:
-                    rows[number] = [float(field) for field in answer.split()]
-                except ValueError:
-                    raise JavaError(f"the program answered {answer[:100]!r} instead of numbers") from None
-        lengths, chunks, matches = rows[:, 0:2], rows[:, 20], rows[:, 21:23]
-        chunks[(chunks == 1) & (lengths == matches).all(axis=1)] = 0
-        return rows
+                    self._process = _Process(self._command, self._folder)
+                except OSError as error:
+                    raise JavaError(
+                        f"{self._name} could not be started with {self._command[0]}: {error}"
+                    ) from error
 
-    def kill(self) -> None:
-        """Stops the process, whatever state it is in; `statistics` in another thread then fails at once."""
-        self._process.kill()
+    def answers(self, lines: Sequence[str], *, read: Callable[[str], _T], deadline: Deadline) -> Iterator[_T]:
+        """Answers to lines, as they come.
+
+        A process that ends, gives an answer that can't be read, or is silent for half of the deadline is killed;
+        once, a new one is asked for the answers that are missing.
+
+        Args:
+            lines: without line breaks.
+            read: makes sense of an answer; raises `ValueError` where there is none.
+            deadline: for all answers together, start-up included.
+
+        Yields:
+            What `read` made of each answer, in the order of the lines.
+
+        Raises:
+            JavaError: if the second process fails, too, or the deadline has passed.
+        """
+        if not lines:
+            return
+        answered = 0
+        for last_try in (False, True):
+            try:
+                self.start()
+                for answer in self._ask(lines[answered:], deadline):
+                    value = self._read(answer, read)
+                    answered += 1
+                    yield value
+                return
+            except BaseException as error:
+                self.stop()  # its answers would be taken for those to the next lines
+                if not isinstance(error, JavaError) or (deadline.left and (last_try or self._closed)):
+                    raise
+                if not deadline.left:
+                    raise JavaError(
+                        f"{self._name} did not give all answers within {deadline.seconds:g} s and was stopped"
+                    ) from error
+
+    def stop(self) -> None:
+        """Kills the process, whatever state it is in; who waits for its answers gets a `JavaError` at once."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process:
+            process.kill()
 
     def close(self) -> None:
-        """Stops the process and frees what it held."""
-        self.kill()
-        self._listener.join()
-        with suppress(OSError), self._process:  # what was not sent yet is not missed
-            pass
+        """Stops the process for good."""
+        self._closed = True
+        self.stop()
 
-    def _ask(self, lines: Sequence[str]) -> list[bytes]:
-        assert self._process.stdout
-        # Either end of a pipe may block, so writing has its own thread; killing the process frees both ends.
-        writer, alarm = Thread(target=self._send, args=("".join(lines),)), Timer(self._deadline, self.kill)
-        begun = time.monotonic()
-        writer.start()
-        alarm.start()
-        answers = [self._process.stdout.readline() for _ in lines]
-        alarm.cancel()
-        if all(answers):
-            return answers
-        self.kill()
-        writer.join()
-        self._listener.join()
-        if time.monotonic() - begun >= self._deadline:
-            raise JavaError(f"the program did not answer within {self._deadline:g} s and was stopped")
-        code = self._process.wait()
-        raise JavaError(f"the program ended (exit code {code}): {_complaint(self._complaints)}")
+    def _read(self, answer: str, read: Callable[[str], _T]) -> _T:
+        try:
+            return read(answer)
+        except ValueError:
+            raise JavaError(f"{self._name} answered {answer[:100]!r}") from None
 
-    def _send(self, text: str) -> None:
+    def _ask(self, lines: Sequence[str], deadline: Deadline) -> Iterator[str]:
+        process = self._process
+        if process is None:
+            raise JavaError(f"{self._name} was stopped")
+        process.inbox.put("".join(f"{line}\n" for line in lines).encode() + b"\n" * self._padding)
+        ahead, process.owed = process.owed, self._padding
+        for number in range(ahead + len(lines)):
+            while not process.lines or not deadline.left:
+                self._listen(process, deadline)
+            answer = process.lines.popleft()
+            if number >= ahead:
+                yield answer.decode(errors="replace").rstrip("\r")
+
+    def _listen(self, process: "_Process", deadline: Deadline) -> None:
+        patience = min(deadline.seconds / 2, deadline.left)
+        if not patience:
+            raise JavaError(f"{self._name} was too slow")
+        try:
+            chunk = process.outbox.get(timeout=patience)
+        except Empty:
+            raise JavaError(f"{self._name} was silent for {patience:g} s and was stopped") from None
+        if not chunk:
+            raise JavaError(f"{self._name} ended (exit code {process.exit_code()}): {process.complaint()}")
+        *whole, process.rest = (process.rest + chunk).split(b"\n")
+        process.lines.extend(whole)
+
+
+class _Process:
+    """A running process. Either end of a pipe may block, so that each pipe has a thread, which closes it, too."""
+
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | _LOCALE,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            start_new_session=True,  # so that what it starts itself can be killed with it
+        )
+        self.inbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self.outbox: SimpleQueue[bytes] = SimpleQueue()
+        self.lines: deque[bytes] = deque()
+        self.rest = b""
+        self.owed = 0  # empty lines that come before the next answer
+        self._complaints: deque[bytes] = deque(maxlen=100)
+        Thread(target=self._write, daemon=True).start()
+        Thread(target=self._read, daemon=True).start()
+        # An error stream that nobody reads blocks the process once it is full.
+        self._listener = Thread(target=self._read_errors, daemon=True)
+        self._listener.start()
+
+    def exit_code(self) -> int | None:
+        """Of a process that has closed its answers; None if it runs on."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        return self._process.returncode
+
+    def kill(self) -> None:
+        """Ends the process and all that it started."""
+        if os.name == "posix":
+            with suppress(OSError):  # it has ended
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        self.inbox.put(None)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+
+    def complaint(self) -> str:
+        """The first line of the error stream that names an error, else its last."""
+        self._listener.join(timeout=1)
+        texts = [line.decode(errors="replace").strip() for line in self._complaints]
+        last = texts[-1] if texts else "no message"
+        return next((text for text in texts if "rror" in text or "xception" in text), last)[:300]
+
+    def _write(self) -> None:
         assert self._process.stdin
-        with suppress(OSError):  # the reading side notices that the process ended, and says why
-            self._process.stdin.write(text.encode())
-            self._process.stdin.flush()
+        with suppress(OSError), self._process.stdin as pipe:  # who reads the answers notices that it ended
+            for text in iter(self.inbox.get, None):
+                pipe.write(text)
+                pipe.flush()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        with self._process.stdout as pipe:
+            while chunk := os.read(pipe.fileno(), 2**16):
+                self.outbox.put(chunk)
+        self.outbox.put(b"")
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr
+        with self._process.stderr as pipe:
+            self._complaints.extend(pipe)
 
 
-def _complaint(lines: Sequence[bytes] | deque[bytes]) -> str:
-    """The first line of a Java error stream that names an error, else its last."""
-    texts = [line.decode(errors="replace").strip() for line in lines]
-    last = texts[-1] if texts else "no message"
-    return next((text for text in texts if "rror" in text or "xception" in text), last)[:300]
+class Tokenizer(Program):
+    """The Penn Treebank tokenizer (Stanford CoreNLP 3.4.1, `-preserveLines -lowerCase`).
+
+    Args:
+        java: the Java program.
+    """
+
+    def __init__(self, java: Path) -> None:
+        command = (str(java), *_TOKENIZER)
+        super().__init__("the tokenizer", command, FOLDER / "tokenizer", padding=_PADDING)
+
+    def tokenize(self, lines: Sequence[str], *, deadline: Deadline) -> list[str]:
+        """Splits captions into tokens.
+
+        Args:
+            lines: captions without line breaks.
+            deadline: as in `answers`.
+
+        Returns:
+            For each caption its tokens, joined by spaces.
+
+        Raises:
+            JavaError: as in `answers`, and if there is not one answer for each caption.
+        """
+        *answers, last = self.answers([*lines, _LAST], read=str, deadline=deadline)
+        if last != _LAST:
+            self.stop()
+            raise JavaError(f"the tokenizer did not answer {len(lines)} lines with as many lines")
+        return answers

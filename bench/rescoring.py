@@ -1,0 +1,193 @@
+"""Scores without a model: stored captions of a run again, or captions that any program wrote into a file."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.data.base import references_sha256
+from bench.data.results import by_reference_id, load_references, load_results
+from bench.errors import DataError
+from bench.provenance import collect_provenance, file_sha256
+from bench.run_directory import identity, prepare
+from bench.scoring import Frequencies, Scorer
+from bench.stages.score import score
+from models.vocabulary import split_words
+from reports.html import write_report
+from reports.records import (
+    FROM_FILE,
+    SCHEMA_VERSION,
+    CaptionRow,
+    DataInfo,
+    ImageCounts,
+    RunError,
+    RunRecord,
+    StageRow,
+)
+from reports.store import RunStore
+
+
+def load_frequencies(spec: Path | None) -> Frequencies | None:
+    """Reads what CIDEr's document frequencies are to be counted over; None for None."""
+    if spec is None:
+        return None
+    references = load_references(str(spec))
+    return Frequencies(references.name, references.captions)
+
+
+def score_run(path: Path, *, frequencies: Path | None = None, deadline: float | None = None) -> RunStore:
+    """Scores the captions of a run again and writes its report anew.
+
+    What only the model or the data set can say (true words, retrieval) is kept from the scoring before.
+
+    Args:
+        path: the run directory.
+        frequencies: captions file for CIDEr's document frequencies; None for those of the scored images.
+        deadline: see `Scorer`.
+
+    Returns:
+        The run.
+    """
+    store = RunStore(path)
+    record, captions = store.read_run(), store.read_captions()
+    if not any(row.caption is not None for row in captions):
+        raise RunError(f"{path} holds no captions to score; run `gazebench eval` first")
+    references = {row.image_id: row.references for row in captions}
+    record = _score(
+        store,
+        record,
+        captions,
+        references,
+        load_frequencies(frequencies),
+        deadline,
+    )
+    config = dict(record.config) | {"frequencies": frequencies.name if frequencies else None}
+    sha256 = {name: value for name, value in record.provenance.sha256.items() if name != "frequencies"}
+    provenance = dataclasses.replace(record.provenance, sha256=sha256 | _frequencies_sha256(frequencies))
+    store.write_run(dataclasses.replace(record, config=config, provenance=provenance))
+    write_report(path)
+    return store
+
+
+def score_file(
+    captions: Path,
+    references: str,
+    out: Path | None,
+    *,
+    command: str,
+    frequencies: Path | None = None,
+    deadline: float | None = None,
+    fresh: bool = False,
+) -> RunStore:
+    """Scores captions from anywhere and writes a run directory about them.
+
+    Args:
+        captions: see `load_results`.
+        references: see `load_references`.
+        out: the run directory; None for one under runs/ whose name follows from everything else.
+        command: the command line that asked for it, for the record.
+        frequencies: captions file for CIDEr's document frequencies; None for those of the scored images.
+        deadline: see `Scorer`.
+        fresh: whether another run in the run directory is replaced.
+
+    Returns:
+        The run.
+    """
+    results, known = load_results(captions), load_references(references)
+    said = by_reference_id(results.captions, known)
+    given = {image_id: known.captions[image_id] for image_id in known.captions if image_id in said}
+    if unreferenced := [image_id for image_id, texts in given.items() if not texts]:
+        raise DataError(f"{known.name!r} has no caption of {unreferenced[0]!r:.99}; leave the picture out")
+    rows = [
+        CaptionRow(
+            image_id, FROM_FILE, text, tuple(split_words(text)), (), None, (), given[image_id], True, None
+        )
+        for image_id, text in ((image_id, said[image_id]) for image_id in given)
+    ]
+    left = len(known.captions) - len(given)
+    unscored = (
+        (f"{left:,} of {len(known.captions):,} pictures with references have no caption",) if left else ()
+    )
+    counts = [len(texts) for texts in given.values()]
+    record = RunRecord(
+        schema_version=SCHEMA_VERSION,
+        name="",
+        status="running",
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        config={
+            "captions": captions.name,
+            "references": known.name,
+            "frequencies": frequencies.name if frequencies else None,
+        },
+        provenance=collect_provenance(
+            device="no model was run",
+            threads=0,
+            sha256={
+                "captions": file_sha256(captions),
+                "references": references_sha256(given),
+                **_frequencies_sha256(frequencies),
+            },
+        ),
+        model=None,
+        data=DataInfo(
+            name=known.name,
+            split="all captioned pictures",
+            images=len(given),
+            references_per_image=(min(counts), max(counts)),
+            split_origin="given",
+            missing=(),
+            warnings=(*known.warnings, *results.warnings, *unscored),
+            has_ground_truth=False,
+        ),
+        images=ImageCounts(len(given), len(given), 0),
+        stages=(),
+        metric_signature="",
+        metrics=(),
+        explanations=None,
+        warnings=(),
+    )
+    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in captions.stem)
+    record = dataclasses.replace(record, name=f"{stem[:60]}-{identity(record)[:8]}")
+    store = RunStore(out or Path("runs") / record.name)
+    prepare(store, record, fresh=fresh)
+    store.clear()
+    store.append_captions(rows)
+    record = _score(store, record, rows, given, load_frequencies(frequencies), deadline)
+    store.write_run(dataclasses.replace(record, status="finished"))
+    store.write_throughput(record, record.stages)
+    write_report(store.path)
+    return store
+
+
+def _frequencies_sha256(spec: Path | None) -> dict[str, str]:
+    return {"frequencies": file_sha256(spec)} if spec is not None and spec.is_file() else {}
+
+
+def _score(
+    store: RunStore,
+    record: RunRecord,
+    captions: list[CaptionRow],
+    references: Mapping[str, tuple[str, ...]],
+    frequencies: Frequencies | None,
+    deadline: float | None,
+) -> RunRecord:
+    begun = time.perf_counter()
+    with Scorer(references, frequencies=frequencies, deadline=deadline) as scorer:
+        scored = score(
+            scorer,
+            captions,
+            search_signature=record.search_signature,
+            unknown_word=record.model.unknown_word if record.model else None,
+            known=store.read_scores(),
+        )
+    store.write_scores(scored.per_image)
+    stage = StageRow("score", time.perf_counter() - begun, len(captions), "captions")
+    return dataclasses.replace(
+        record,
+        metrics=scored.metrics,
+        metric_signature="|".join(filter(None, [scored.signature, record.search_signature])),
+        scoring_warnings=scored.warnings,
+        stages=(*(old for old in record.stages if old.name != "score"), stage),
+    )

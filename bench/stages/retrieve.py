@@ -1,0 +1,83 @@
+"""Retrieval: does a caption pick out its image? Every image is ranked by how probable the model finds the caption."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from bench.data.base import CaptionedImage
+from bench.progress import track
+from models.captioner import Captioner
+from models.errors import PictureError
+from models.likelihood import caption_log_likelihoods
+
+TIE_NATS = 1e-4
+"""Images whose log-likelihoods differ by less are as likely as each other. In float32, a picture's differ by 1e-5, and
+up to 4e-5 for captions it makes very improbable, with the pictures and captions that it is computed among."""
+
+
+@torch.no_grad()
+def retrieve(
+    captioner: Captioner,
+    images: Sequence[CaptionedImage],
+    captions: Mapping[str, tuple[int, ...]],
+    *,
+    batch_size: int,
+) -> pd.DataFrame:
+    """Ranks the own image of each caption among all images by log p(caption | image).
+
+    Images of which there is no caption are candidates all the same; those that can't be read are not, and their
+    captions are left out. An empty caption is as likely of every image, so its rank is that of a guess.
+
+    Args:
+        captioner: in eval mode, on the device to compute on.
+        images: the candidates.
+        captions: token ids by image id, `<end>` included where a caption has it; each of one of `images`.
+        batch_size: images encoded at once.
+
+    Returns:
+        One row per caption, by image_id, in the order of `images`: `retrieval_above`, how many images the model finds
+        more likely than the caption's own; `retrieval_ties`, how many others it finds as likely (see `TIE_NATS`);
+        `retrieval_images`, the number of candidates. NaN if a likelihood is not a number.
+    """
+    assert captions.keys() <= {image.image_id for image in images}
+    candidates: list[str] = []
+    blocks: list[Float[np.ndarray, "caption image"]] = []
+    batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+    for batch in track(batches, total=len(batches), label="retrieving", unit="batches"):
+        pixels = {}
+        for image in batch:
+            with suppress(PictureError):
+                pixels[image.image_id] = captioner.preprocessing(image.picture())
+        if pixels:
+            annotations = captioner.encode(torch.stack([*pixels.values()]).to(captioner.device))
+            blocks.append(caption_log_likelihoods(captioner, annotations, [*captions.values()]).cpu().numpy())
+            candidates += pixels
+    likelihoods = np.concatenate(blocks, axis=1) if blocks else np.empty((len(captions), 0))
+    return ranks(pd.DataFrame(likelihoods, index=[*captions], columns=candidates))
+
+
+def ranks(likelihoods: pd.DataFrame) -> pd.DataFrame:
+    """Ranks the own image of each caption.
+
+    Args:
+        likelihoods: log p(caption | image) in nats; rows are captions, by the id of the own image, columns are images.
+
+    Returns:
+        See `retrieve`.
+    """
+    own_ids = [image_id for image_id in likelihoods.columns if image_id in likelihoods.index]
+    nats = likelihoods.loc[own_ids].to_numpy(np.float64)
+    own = likelihoods.loc[own_ids, own_ids].to_numpy(np.float64).diagonal()[:, None]
+    above = (nats > own + TIE_NATS).sum(axis=1)
+    columns = {
+        "retrieval_above": above,
+        "retrieval_ties": (nats >= own - TIE_NATS).sum(axis=1) - above - 1,
+        "retrieval_images": np.full(len(own_ids), nats.shape[1]),
+    }
+    frame = pd.DataFrame(columns, index=pd.Index(own_ids, name="image_id"), dtype=np.float64)
+    frame[np.isnan(nats).any(axis=1)] = np.nan
+    return frame
