@@ -36,7 +36,7 @@ def load_frequencies(spec: Path | None) -> Frequencies | None:
     return Frequencies(references.name, references.captions)
 
 
-def score_run(path: Path, *, frequencies: Path | None = None, deadline: float | None = None) -> RunStore:
+def score_run(path: Path, *, frequencies: Path | None = None) -> RunStore:
     """Scores the captions of a run again and writes its report anew.
 
     What only the model or the data set can say (true words, retrieval) is kept from the scoring before.
@@ -44,10 +44,12 @@ def score_run(path: Path, *, frequencies: Path | None = None, deadline: float | 
     Args:
         path: the run directory.
         frequencies: captions file for CIDEr's document frequencies; None for those of the scored images.
-        deadline: see `Scorer`.
 
     Returns:
         The run.
+
+    Raises:
+        RunError: if it can't be read or holds no captions.
     """
     store = RunStore(path)
     record, captions = store.read_run(), store.read_captions()
@@ -60,7 +62,6 @@ def score_run(path: Path, *, frequencies: Path | None = None, deadline: float | 
         captions,
         references,
         load_frequencies(frequencies),
-        deadline,
     )
     config = dict(record.config) | {"frequencies": frequencies.name if frequencies else None}
     sha256 = {name: value for name, value in record.provenance.sha256.items() if name != "frequencies"}
@@ -77,7 +78,6 @@ def score_file(
     *,
     command: str,
     frequencies: Path | None = None,
-    deadline: float | None = None,
     fresh: bool = False,
 ) -> RunStore:
     """Scores captions from anywhere and writes a run directory about them.
@@ -88,11 +88,13 @@ def score_file(
         out: the run directory; None for one under runs/ whose name follows from everything else.
         command: the command line that asked for it, for the record.
         frequencies: captions file for CIDEr's document frequencies; None for those of the scored images.
-        deadline: see `Scorer`.
         fresh: whether another run in the run directory is replaced.
 
     Returns:
         The run.
+
+    Raises:
+        DataError: if captions or references can't be read, or don't fit each other.
     """
     results, known = load_results(captions), load_references(references)
     said = by_reference_id(results.captions, known)
@@ -154,7 +156,7 @@ def score_file(
     prepare(store, record, fresh=fresh)
     store.clear()
     store.append_captions(rows)
-    record = _score(store, record, rows, given, load_frequencies(frequencies), deadline)
+    record = _score(store, record, rows, given, load_frequencies(frequencies))
     store.write_run(dataclasses.replace(record, status="finished"))
     store.write_throughput(record, record.stages)
     write_report(store.path)
@@ -171,10 +173,9 @@ def _score(
     captions: list[CaptionRow],
     references: Mapping[str, tuple[str, ...]],
     frequencies: Frequencies | None,
-    deadline: float | None,
 ) -> RunRecord:
     begun = time.perf_counter()
-    with Scorer(references, frequencies=frequencies, deadline=deadline) as scorer:
+    with Scorer(references, frequencies=frequencies) as scorer:
         scored = score(
             scorer,
             captions,

@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple
 
 FLOOR = 0.012
 """Standard deviation, between processes, of a ratio's logarithm, that the rounds of one process don't show."""
-NORMAL_99 = 2.326
-"""Quantile of the normal distribution: beyond it, on one side, lies 1 %."""
+CONFIDENT, CERTAIN = 1.645, 4.0
+"""Standard errors by which a time has to differ from the tolerance, and from the baseline. Normal noise exceeds them,
+on one side, once in 20 and once in 30,000 times."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Pace(NamedTuple):
 
     slowdown: float
     low: float
-    """The slowdown is larger than this with 99 % confidence."""
+    """The slowdown is larger than this with 95 % confidence."""
     high: float
     """And smaller than this."""
     outcome: Literal["same", "slower", "faster", "inconclusive"]
@@ -88,8 +89,10 @@ def clock(ratios: Sequence[float]) -> Clock:
 def compare_clocks(baseline: Clock, now: Clock, *, tol: float) -> Pace:
     """Compares two times of the same benchmark on the same kind of machine.
 
-    "slower" and "faster" are by more than `tol` beyond what noise does with 99 % confidence. Where a slowdown of twice
-    `tol` could hide, the outcome is "inconclusive"; if noise alone is as large as that, whatever was measured.
+    It is "slower" if it takes more than `tol` longer with 95 % confidence, and if that noise alone made it take so
+    much longer is as good as impossible. The first keeps changes that are tolerated from being called slower; the
+    second the same program on a noisy machine. "faster" is the same the other way round. Else, where a slowdown of
+    twice `tol` could hide in the noise, the outcome is "inconclusive".
 
     Args:
         baseline: what to compare with.
@@ -100,14 +103,15 @@ def compare_clocks(baseline: Clock, now: Clock, *, tol: float) -> Pace:
         The slowdown, its limits and the outcome.
     """
     difference = math.log(now.ratio / baseline.ratio)
-    noise = NORMAL_99 * math.hypot(baseline.error, now.error)
-    limits = (difference, difference - noise, difference + noise)
+    error = math.hypot(baseline.error, now.error)
+    limits = (difference, difference - CONFIDENT * error, difference + CONFIDENT * error)
     slowdown, low, high = (math.expm1(min(limit, 700)) for limit in limits)  # beyond, numbers overflow
+    differs = abs(difference) > CERTAIN * error
     outcome: Literal["same", "slower", "faster", "inconclusive"] = "same"
-    if low > tol and noise < math.log1p(2 * tol):
+    if low > tol and differs:
         outcome = "slower"
-    elif high >= 2 * tol or noise >= math.log1p(2 * tol):
+    elif high >= 2 * tol:
         outcome = "inconclusive"
-    elif high < 1 / (1 + tol) - 1:
+    elif high < 1 / (1 + tol) - 1 and differs:
         outcome = "faster"
     return Pace(slowdown, low, high, outcome)

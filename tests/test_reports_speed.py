@@ -88,15 +88,20 @@ def test_a_planted_slowdown_of_twice_the_tolerance_is_found():
 
 
 def test_a_slowdown_within_the_tolerance_is_hardly_ever_called_slower():
-    assert outcomes(1_000, slowdown=TOL)["slower"] <= 0.02 * 1_000
+    assert outcomes(1_000, slowdown=TOL)["slower"] <= 0.05 * 1_000
 
 
-def test_large_noise_is_inconclusive_whatever_was_measured():
-    for slowdown in (-0.5, 0.0, 0.2, 1.0):
-        assert outcomes(200, slowdown=slowdown, within=0.8, rounds=20)["inconclusive"] >= 198
-    hidden = compare_clocks(Clock(1.0, 0.02), Clock(1.15, 0.02), tol=TOL)
+def test_large_noise_is_inconclusive():
+    for slowdown in (0.0, 0.2):
+        assert outcomes(200, slowdown=slowdown, within=0.8, rounds=10)["inconclusive"] >= 150
+    hidden = compare_clocks(Clock(1.0, 0.03), Clock(1.15, 0.03), tol=TOL)
     assert hidden.low < TOL < 2 * TOL < hidden.high
     assert hidden.outcome == "inconclusive"
+
+
+def test_large_noise_does_not_hide_a_slowdown_that_is_larger_still():
+    assert compare_clocks(Clock(1.0, 0.1), Clock(3.0, 0.1), tol=TOL).outcome == "slower"
+    assert outcomes(100, slowdown=2.0, within=0.3)["slower"] == 100
 
 
 @given(RATIOS, ERRORS, RATIOS, ERRORS, st.floats(0.01, 1))

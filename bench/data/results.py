@@ -34,16 +34,13 @@ class Results(NamedTuple):
 
 
 def load_references(spec: str) -> References:
-    """Reads the captions of a data set, of all its splits.
+    """Reads the captions of a data set, of all its splits; a `DataError` if they can't be read.
 
     Args:
         spec: what `load_data` takes; its pictures need not be there.
 
     Returns:
         The references.
-
-    Raises:
-        DataError: if they can't be read.
     """
     if spec.partition(":")[0] == "scenes":
         from bench.data.scenes import load_scenes

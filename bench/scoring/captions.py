@@ -56,8 +56,10 @@ class CaptionTokenizer:
         failure: why Java does not do it; None while it does.
     """
 
+    failure: str | None
+
     def __init__(self, java: Path | None) -> None:
-        self.failure: str | None = None
+        self.failure = None
         self._program = Tokenizer(java) if java else None
         self._closed = False
 

@@ -33,22 +33,25 @@ class CiderD:
         images: how many they are.
     """
 
+    images: int
+
     def __init__(self, images: Iterable[Sequence[Ngrams]]) -> None:
         self.images = 0
-        self._frequencies: Counter[Ngram] = Counter()
+        frequencies: Counter[Ngram] = Counter()
         for references in images:
             self.images += 1
-            self._frequencies.update(set().union(*(reference.counts for reference in references)))
-        rarest = math.log(self.images)
-        self._rarity = [rarest, *(rarest - math.log(n) for n in range(1, self.images + 1))]
+            frequencies.update(set().union(*(reference.counts for reference in references)))
+        self._rarest = math.log(self.images)
+        rarities = [self._rarest - math.log(max(1, number)) for number in range(self.images + 1)]
+        self._rarity = {ngram: rarities[number] for ngram, number in frequencies.items()}
         self._norms: dict[Ngrams, list[float]] = {}
 
     def score(self, caption: Ngrams, references: Sequence[Ngrams]) -> float:
         """Score of one caption, 0 to 10; it does not depend on what else is scored."""
-        weighed = [
-            (ngram, len(ngram) - 1, count * (rarity := self._rarity_of(ngram)), rarity)
-            for ngram, count in caption.counts.items()
-        ]
+        weighed = []
+        for ngram, count in caption.counts.items():
+            rarity = self._rarity.get(ngram, self._rarest)
+            weighed.append((ngram, len(ngram) - 1, count * rarity, rarity))
         squares = [0.0] * len(ORDERS)
         for _, order, weight, _ in weighed:
             squares[order] += weight**2
@@ -56,8 +59,8 @@ class CiderD:
         for reference in references:
             overlap = [0.0] * len(ORDERS)
             for ngram, order, weight, rarity in weighed:
-                if count := reference.counts.get(ngram):
-                    overlap[order] += min(weight, count * rarity) * (count * rarity)
+                if said := reference.counts.get(ngram):
+                    overlap[order] += min(weight, said * rarity) * (said * rarity)
             if reference not in self._norms:
                 self._norms[reference] = self._norms_of(reference)
             similarity = 0.0
@@ -68,11 +71,8 @@ class CiderD:
             total += similarity * math.exp(-(difference**2) / (2 * _SIGMA**2))
         return 10 * total / len(ORDERS) / len(references)
 
-    def _rarity_of(self, ngram: Ngram) -> float:
-        return self._rarity[self._frequencies.get(ngram, 0)]
-
     def _norms_of(self, caption: Ngrams) -> list[float]:
         squares = [0.0] * len(ORDERS)
         for ngram, count in caption.counts.items():
-            squares[len(ngram) - 1] += (count * self._rarity_of(ngram)) ** 2
+            squares[len(ngram) - 1] += (count * self._rarity.get(ngram, self._rarest)) ** 2
         return [math.sqrt(square) for square in squares]

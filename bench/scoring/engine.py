@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from importlib.metadata import version
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -17,69 +16,16 @@ from bench.scoring.captions import MAX_CHARACTERS, CaptionTokenizer
 from bench.scoring.cider import CiderD, Frequencies
 from bench.scoring.java import Deadline, find_java
 from bench.scoring.meteor import MAX_WORDS, Meteor
+from bench.scoring.metrics import METRICS, Scores
 from bench.scoring.ngrams import Ngrams, bleu_statistics
-from bench.scoring.rouge import RougeL
+from bench.scoring.spice import SpiceJars, find_spice, spice_scores
 from reports.stats import BLEU_STATISTICS, METEOR_STATISTICS, bleu, corpus_scores, meteor
 
 _STARTUP = 120.0  # seconds that nobody waits for
-_GRACE = 2.0  # seconds in which a program that missed its deadline is stopped
+_GRACE = 0.5  # seconds in which a program that missed its deadline is stopped
 
 
-@dataclass(frozen=True)
-class Metric:
-    """What a reader needs to know about a score."""
-
-    unit: str
-    range: tuple[float, float]
-    higher_is_better: bool
-    source: str
-    signature: str
-    """What its numbers depend on besides tokens and references: key:value, more of them joined by `|`."""
-    against: Callable[[Sequence[str]], Callable[[str], float]] | None = None
-    """For a metric that is a mean over images: given an image's tokenised references, scores a tokenised caption."""
-
-
-_BLEU = Metric("0 to 1", (0, 1), True, "Papineni et al. 2002; closest reference length", "bleu:closest")
-METRICS = {
-    **{f"BLEU-{order}": _BLEU for order in range(1, 5)},
-    "METEOR": Metric(
-        "0 to 1",
-        (0, 1),
-        True,
-        "Denkowski & Lavie 2014; version 1.5, English, normalised",
-        "meteor:1.5-en-norm",
-    ),
-    "ROUGE-L": Metric(
-        "0 to 1",
-        (0, 1),
-        True,
-        "Lin 2004; beta 1.2, best precision and best recall",
-        "rouge:L-beta-1.2",
-        RougeL,
-    ),
-    "CIDEr": Metric(
-        "0 to 10", (0, 10), True, "Vedantam et al. 2015; the CIDEr-D form, sigma 6", "cider:D-sigma-6"
-    ),
-}
-"""All metrics in display order. A mean over images is added with one line; capitalise its name."""
 _MEANS = {name: metric.against for name, metric in METRICS.items() if metric.against}
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one set of captions. What could not be computed is missing, and `reasons` says why."""
-
-    per_image: pd.DataFrame
-    """Index image_id, in the order given; float columns `METRICS`, `BLEU_STATISTICS`, `METEOR_STATISTICS`."""
-    corpus: dict[str, float | None]
-    """By metric; None unless every image has a score."""
-    reasons: dict[str, str]
-    """By metric that is None."""
-    warnings: tuple[str, ...]
-    signatures: dict[str, str]
-    """By metric, how its scores came about, after sacrebleu (Post 2018): scores are comparable if they agree on it."""
-    signature: str
-    """What all signatures have in common."""
 
 
 class _Image:
@@ -146,6 +92,8 @@ class Scorer:
             java, self._no_java = None, str(error)
         self._tokenizer = CaptionTokenizer(java)
         self._meteor = Meteor(java) if java else None
+        self._java, self._spice = java, find_spice() if java else None
+        self._metrics = [name for name in METRICS if name != "SPICE" or self._spice]
         # One thread: it tokenises the references, then it is the only one that talks to METEOR.
         self._background = ThreadPoolExecutor(max_workers=1)
         self._tokenising: Future[dict[str, str]] | None = None
@@ -155,6 +103,7 @@ class Scorer:
         self._counted: dict[_Pair, list[float]] = {}
         self._weighed: dict[_Pair, float] = {}  # by the document frequencies of self._cider
         self._aligned: dict[_Pair, list[float]] = {}
+        self._parsed: dict[_Pair, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -204,17 +153,19 @@ class Scorer:
         cider = self._cider_d(hypotheses.keys(), tokens)
         counts, means = self._count(pairs)
         found = {"CIDEr": self._score_cider(cider, pairs), "METEOR": finish_meteor()}
+        if self._spice:
+            found["SPICE"] = self._score_spice(self._spice, pairs, tokens)
         columns = dict(zip((f"BLEU-{order}" for order in range(1, 5)), bleu(counts).T, strict=True))
         columns |= dict(zip((*_MEANS, *BLEU_STATISTICS), (*means.T, *counts.T), strict=True))
         for each in found.values():
             columns |= each.columns
-        order = [*METRICS, *BLEU_STATISTICS, *METEOR_STATISTICS]
+        order = [*self._metrics, *BLEU_STATISTICS, *METEOR_STATISTICS]
         frame = pd.DataFrame(columns, index=pd.Index(list(hypotheses), name="image_id"))[order]
         reasons = {name: each.reason for name, each in found.items() if each.reason}
         corpus = corpus_scores(frame.drop(columns=list(reasons)))
         return Scores(
             frame,
-            {name: corpus.get(name) for name in METRICS},
+            {name: corpus.get(name) for name in self._metrics},
             reasons,
             self._warn(hypotheses),
             *self._sign(hypotheses, cider),
@@ -274,6 +225,23 @@ class Scorer:
                 references = self._images[image_id].ngrams
                 self._weighed[image_id, caption] = cider.score(Ngrams(caption), references)
         return _Found({"CIDEr": np.array([self._weighed[pair] for pair in pairs])}, None)
+
+    def _score_spice(self, jars: SpiceJars, pairs: Sequence[_Pair], tokens: Mapping[str, str]) -> _Found:
+        """By a process of its own, while nothing else runs: it may use eight gigabytes."""
+        assert self._java
+        new = list(dict.fromkeys(pair for pair in pairs if pair not in self._parsed))
+        given = [(text, [tokens[each] for each in self._given[image_id]]) for image_id, text in new]
+        seconds = 300 + len(given) if self._deadline is None else self._deadline
+        reason = None
+        try:
+            scores = spice_scores(given, jars, self._java, seconds) if given else []
+            self._parsed.update(zip(new, (np.nan if f is None else f for f in scores), strict=True))
+        except JavaError as error:
+            reason = str(error)
+        found = np.array([self._parsed.get(pair, np.nan) for pair in pairs])
+        if np.isnan(found).all():
+            reason = reason or "no caption and reference could be parsed into objects"
+        return _Found({"SPICE": found}, reason)
 
     def _prepare_meteor(self, deadline: Deadline) -> None:
         if self._meteor:
@@ -340,7 +308,7 @@ class Scorer:
         given = "references:" + "-".join(map(str, sorted({min(counts), max(counts)})))
         given += f"|tokenizer:{self._tokenizer.name}-lower-case-no-punctuation"
         program = f"pycocoevalcap:{version('pycocoevalcap')}"
-        own = {name: metric.signature for name, metric in METRICS.items()}
+        own = {name: METRICS[name].signature for name in self._metrics}
         origin = "scored"
         if self._frequencies:
             origin = "fixed-" + re.sub("[^A-Za-z0-9._-]", "_", self._frequencies.name)

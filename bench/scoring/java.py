@@ -135,21 +135,25 @@ class Program:
             return
         answered = 0
         for last_try in (False, True):
+            finished = False
             try:
                 self.start()
                 for answer in self._ask(lines[answered:], deadline):
                     value = self._read(answer, read)
                     answered += 1
                     yield value
+                finished = True
                 return
-            except BaseException as error:
-                self.stop()  # its answers would be taken for those to the next lines
-                if not isinstance(error, JavaError) or (deadline.left and (last_try or self._closed)):
-                    raise
+            except JavaError as error:
                 if not deadline.left:
                     raise JavaError(
                         f"{self._name} did not give all answers within {deadline.seconds:g} s and was stopped"
                     ) from error
+                if last_try or self._closed:
+                    raise
+            finally:
+                if not finished:
+                    self.stop()  # its answers would be taken for those to the next lines
 
     def stop(self) -> None:
         """Kills the process, whatever state it is in; who waits for its answers gets a `JavaError` at once."""

@@ -61,7 +61,7 @@ class Meteor(Program):
     def statistics(
         self, pairs: Sequence[tuple[str, Sequence[str]]], *, deadline: Deadline
     ) -> Iterator[list[float]]:
-        """What METEOR counts in each caption against the reference that suits it best.
+        """What METEOR counts in each caption against the reference that suits it best; fails as `answers` does.
 
         Args:
             pairs: tokenised caption and tokenised references, which `prepare` was given.
@@ -70,9 +70,6 @@ class Meteor(Program):
         Yields:
             Numbers in the order of `METEOR_STATISTICS`. A caption that matches a reference as a whole has no
             chunk where the program prints one: so the program itself goes on to score and to add up.
-
-        Raises:
-            JavaError: as in `answers`.
         """
         assert self._ready
         captions = self._normalise([caption for caption, _ in pairs], deadline)

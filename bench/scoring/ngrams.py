@@ -11,15 +11,21 @@ Ngram = tuple[str, ...]
 class Ngrams:
     """A tokenised caption, taken apart.
 
+    Args:
+        caption: words joined by spaces.
+
     Attributes:
         length: in words.
         counts: how often each n-gram occurs, the shorter ones first.
     """
 
+    length: int
+    counts: Counter[Ngram]
+
     def __init__(self, caption: str) -> None:
         words = caption.split()
         self.length = len(words)
-        self.counts: Counter[Ngram] = Counter(
+        self.counts = Counter(
             chain.from_iterable(zip(*(words[k:] for k in range(n)), strict=False) for n in ORDERS)
         )
 

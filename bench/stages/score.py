@@ -99,8 +99,8 @@ def _known(known: pd.DataFrame | None, size: int) -> pd.DataFrame:
 
 def _overlap(result: Scores) -> Iterator[Described]:
     intervals = metric_intervals(result.per_image)
-    for name, metric in METRICS.items():
-        value, interval = result.corpus[name], intervals.get(name)
+    for name, value in result.corpus.items():
+        metric, interval = METRICS[name], intervals.get(name)
         if value is None:
             interval = None
         n = interval.n if interval else len(result.per_image)
