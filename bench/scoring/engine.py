@@ -162,7 +162,10 @@ class Scorer:
         order = [*self._metrics, *BLEU_STATISTICS, *METEOR_STATISTICS]
         frame = pd.DataFrame(columns, index=pd.Index(list(hypotheses), name="image_id"))[order]
         reasons = {name: each.reason for name, each in found.items() if each.reason}
-        corpus = corpus_scores(frame.drop(columns=list(reasons)))
+        partial = [name for name in self._metrics if frame[name].isna().any()]
+        corpus = corpus_scores(frame.drop(columns=partial))  # of all images, whatever the others lack
+        for name in set(partial).difference(reasons):
+            corpus |= corpus_scores(frame[[name]])
         return Scores(
             frame,
             {name: corpus.get(name) for name in self._metrics},
