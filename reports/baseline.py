@@ -107,8 +107,9 @@ class MachineTerms:
 class SpeedTerms:
     """One benchmark, in units of the reference kernels; errors are standard errors of the logarithm."""
 
-    cpu_ratio: float
-    cpu_error: float
+    cpu_ratio: float | None = None
+    """None on a GPU, which the processor only waits for."""
+    cpu_error: float | None = None
     wall_ratio: float
     wall_error: float
     tol: float
@@ -513,14 +514,15 @@ def _short(value: float) -> float:
 def _speed_terms(speed: SpeedRecord) -> dict[str, SpeedTerms]:
     terms = {}
     for row in speed.rows:
-        if not (is_timed(row.cpu_ratios) and is_timed(row.wall_ratios)):
+        on_cpu = speed.device.startswith("cpu")
+        if not (is_timed(row.wall_ratios) and (is_timed(row.cpu_ratios) or not on_cpu)):
             raise BaselineError(
                 f"{printable(row.name)} was timed in fewer than 2 rounds; measure the speed again"
             )
-        cpu, wall = clock(row.cpu_ratios), clock(row.wall_ratios)
+        cpu, wall = clock(row.cpu_ratios) if on_cpu else None, clock(row.wall_ratios)
         terms[printable(row.name)] = SpeedTerms(
-            cpu_ratio=round(cpu.ratio, DIGITS),
-            cpu_error=round(cpu.error, DIGITS),
+            cpu_ratio=round(cpu.ratio, DIGITS) if cpu else None,
+            cpu_error=round(cpu.error, DIGITS) if cpu else None,
             wall_ratio=round(wall.ratio, DIGITS),
             wall_error=round(wall.error, DIGITS),
             tol=0.1,
@@ -656,8 +658,9 @@ def _mistakes(terms: Terms) -> Iterator[str]:
             yield f"there is no limit {limit.name!r:.80}; expected one of {', '.join(LIMITS)}"
     for name, speed in terms.speed.items():
         if (
-            min(speed.cpu_ratio, speed.wall_ratio) <= 0
-            or min(speed.cpu_error, speed.wall_error, speed.tol) < 0
+            min(speed.cpu_ratio or 1.0, speed.wall_ratio) <= 0
+            or speed.cpu_ratio == 0
+            or min(speed.cpu_error or 0.0, speed.wall_error, speed.tol) < 0
         ):
             yield f"speed of {name} has a ratio, an error or a tol that can't be"
 

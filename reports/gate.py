@@ -402,7 +402,7 @@ def _speed(blessed: Baseline, finished: FinishedRun) -> Iterator[Check]:
             )
             yield Check("speed", name, "incomparable", clip(text))
         else:
-            yield from _work(name, held, row, same_device=machine.device == printable(speed.device))
+            yield from _work(name, held, row, machine.device, printable(speed.device))
             yield from _times(name, held, row, _other(machine, speed), on_cpu=speed.device.startswith("cpu"))
     for name in rows:
         yield Check("speed", name, "skipped", "not in the baseline: bless a run to hold it")
@@ -419,8 +419,13 @@ def _other(machine: MachineTerms, speed: SpeedRecord) -> str:
     return " and ".join(name for name, differs in differing.items() if differs)
 
 
-def _work(name: str, held: SpeedTerms, row: SpeedRow, *, same_device: bool) -> Iterator[Check]:
-    """Counts that are equal for equal work, on any machine; memory on any machine with such a device."""
+def _work(name: str, held: SpeedTerms, row: SpeedRow, blessed_on: str, run_on: str) -> Iterator[Check]:
+    """Counts that are equal for equal work: on any machine; arithmetic on that kind of device, memory on that device."""
+    other = set()
+    if blessed_on != run_on:
+        other.add("peak_bytes")
+    if blessed_on.partition(":")[0] != run_on.partition(":")[0]:  # its kernels may go another way
+        other.add("flops")
     counts = {printable(key): count for key, count in row.exact.items()}
     for what, before in held.exact.items():
         label, after = f"{name}: {what.replace('_', ' ')}", counts.get(what)
@@ -432,7 +437,7 @@ def _work(name: str, held: SpeedTerms, row: SpeedRow, *, same_device: bool) -> I
         text = "the same"
         if row.captions_sha256 != held.captions_sha256:
             outcome, text = "skipped", "not compared: the captions changed"
-        elif what == "peak_bytes" and not same_device:
+        elif what in other:
             outcome, text = "skipped", "not compared: another device"
         elif after > before + tolerance:
             outcome, text = "regression", "more for the same captions"
@@ -444,7 +449,7 @@ def _work(name: str, held: SpeedTerms, row: SpeedRow, *, same_device: bool) -> I
 def _times(name: str, held: SpeedTerms, row: SpeedRow, other: str, *, on_cpu: bool) -> Iterator[Check]:
     """Either clock can be the one that shows it: waiting costs no CPU time, and on a GPU only the wall clock counts."""
     clocks = [("wall time", Clock(held.wall_ratio, held.wall_error), row.wall_ratios)]
-    if on_cpu:
+    if on_cpu and held.cpu_ratio is not None and held.cpu_error is not None:
         clocks.insert(0, ("CPU time", Clock(held.cpu_ratio, held.cpu_error), row.cpu_ratios))
     for clock_name, before, ratios in clocks:
         label = f"{name}: {clock_name}"

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reports.baseline import BaselineError, bless, read_baseline
+from reports.gate import gate
 from reports.records import (
     SCHEMA_VERSION,
     CaptionRow,
@@ -365,6 +366,20 @@ def test_a_benchmark_without_an_error_is_not_held(folder: Path, ratios: tuple[fl
     RunStore(folder / "run").write_speed(dataclasses.replace(speed, rows=(row,)))
     with pytest.raises(BaselineError, match="fewer than 2 rounds"):
         bless(folder / "run", folder / "base.toml")
+
+
+def test_a_gpu_is_held_by_the_wall_clock_alone(folder: Path) -> None:
+    speed = make_speed()
+    rows = tuple(dataclasses.replace(row, cpu_ratios=()) for row in speed.rows)
+    RunStore(folder / "run").write_speed(dataclasses.replace(speed, device="cuda (a card)", rows=rows))
+    (folder / "base.toml").unlink()
+    held = bless(folder / "run", folder / "base.toml").terms.speed
+    assert all(terms.cpu_ratio is None and terms.wall_ratio > 0 for terms in held.values())
+    checks = {
+        check.name for check in gate(folder / "run", folder / "base.toml").checks if check.layer == "speed"
+    }
+    assert any("wall time" in name for name in checks)
+    assert not any("CPU time" in name for name in checks)
 
 
 def test_a_run_outside_the_limits_is_not_blessed_into_them(folder: Path) -> None:
