@@ -420,7 +420,7 @@ def _other(machine: MachineTerms, speed: SpeedRecord) -> str:
 
 
 def _work(name: str, held: SpeedTerms, row: SpeedRow, blessed_on: str, run_on: str) -> Iterator[Check]:
-    """Counts that are equal for equal work: on any machine; arithmetic on that kind of device, memory on that device."""
+    """Counts that are equal for equal work: anywhere; arithmetic on that kind of device, memory on that device."""
     other = set()
     if blessed_on != run_on:
         other.add("peak_bytes")
