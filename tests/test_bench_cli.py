@@ -63,7 +63,7 @@ def test_a_run_directory_holds_every_file_of_the_contract(run):
     assert expected <= names
     record = RunStore(run).read_run()
     assert record.status == "finished"
-    assert [stage.name for stage in record.stages] == ["decode", "score", "explain"]
+    assert [stage.name for stage in record.stages] == ["decode", "retrieve", "score", "explain", "speed"]
     assert record.images.done == 6
     assert {row.beam_size for row in record.metrics} == {1, 3, 5}
     by_name = {row.name: row for row in record.metrics if row.beam_size == 5}
