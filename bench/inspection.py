@@ -93,7 +93,8 @@ def description_text(about: dict[str, Any]) -> str:
         ),
         (
             "",
-            f"{decoder['attention_activation']} attention, {decoder['initial_state']} initial state, "
+            f"{'uniform' if decoder['attention'] == 'uniform' else decoder['attention_activation']} attention, "
+            f"{decoder['initial_state']} initial state, "
             f"{'no' if decoder['gate'] == 'none' else decoder['gate']} gate, {decoder['output']} output layer",
         ),
         ("captions", f"of up to {about['max_steps']} steps, the end token included"),

@@ -10,9 +10,9 @@ from bench.data.base import references_sha256
 from bench.data.results import by_reference_id, load_references, load_results
 from bench.errors import DataError
 from bench.provenance import collect_provenance, file_sha256
-from bench.run_directory import identity, prepare
+from bench.run_directory import named, prepare
 from bench.scoring import Frequencies, Scorer
-from bench.stages.score import score
+from bench.stages.score import load_frequencies, score
 from models.vocabulary import split_words
 from reports.html import write_report
 from reports.records import (
@@ -26,14 +26,6 @@ from reports.records import (
     StageRow,
 )
 from reports.store import RunStore
-
-
-def load_frequencies(spec: Path | None) -> Frequencies | None:
-    """Reads what CIDEr's document frequencies are to be counted over; None for None."""
-    if spec is None:
-        return None
-    references = load_references(str(spec))
-    return Frequencies(references.name, references.captions)
 
 
 def score_run(path: Path, *, frequencies: Path | None = None) -> RunStore:
@@ -150,8 +142,7 @@ def score_file(
         explanations=None,
         warnings=(),
     )
-    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in captions.stem)
-    record = dataclasses.replace(record, name=f"{stem[:60]}-{identity(record)[:8]}")
+    record = named(record, captions.stem)
     store = RunStore(out or Path("runs") / record.name)
     prepare(store, record, fresh=fresh)
     store.clear()

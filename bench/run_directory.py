@@ -1,5 +1,7 @@
 """Which run may be written into which folder."""
 
+from dataclasses import replace
+
 from bench.config import digest
 from bench.errors import ConfigError
 from reports.records import RunRecord
@@ -10,6 +12,12 @@ def identity(record: RunRecord) -> str:
     """A digest of everything that decides the numbers; the batch size does not."""
     config = {name: value for name, value in record.config.items() if name != "batch_size"}
     return digest({"config": config, "sha256": dict(record.provenance.sha256)})
+
+
+def named(record: RunRecord, stem: str) -> RunRecord:
+    """The record with a name that is a plain file name: the beginning of `stem`, and of the run's identity."""
+    plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
+    return replace(record, name=f"{plain[:60]}-{identity(record)[:8]}")
 
 
 def prepare(store: RunStore, record: RunRecord, *, fresh: bool) -> None:

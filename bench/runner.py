@@ -19,13 +19,12 @@ from bench.data.load import load_data
 from bench.errors import ConfigError
 from bench.progress import say
 from bench.provenance import collect_provenance, file_sha256
-from bench.rescoring import load_frequencies
-from bench.run_directory import identity, prepare
+from bench.run_directory import named, prepare
 from bench.scoring import Scorer
 from bench.stages.decode import decode
 from bench.stages.facts import caption_facts, training_captions
 from bench.stages.retrieve import retrieve
-from bench.stages.score import score
+from bench.stages.score import load_frequencies, score
 from bench.stages.speed import measure_speed
 from models.captioner import Captioner
 from models.formats import Checkpoint, load_checkpoint
@@ -337,8 +336,7 @@ def _new_record(
         warnings=checkpoint.warnings,
         search_signature=config.signature,
     )
-    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{config.checkpoint.stem}-{config.split}")
-    return dataclasses.replace(record, name=f"{stem[:60]}-{identity(record)[:8]}")
+    return named(record, f"{config.checkpoint.stem}-{config.split}")
 
 
 def _provenance(config: EvalConfig, captioner: Captioner, images: Sequence[CaptionedImage]) -> Provenance:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,28 @@ class TrainingConfig:
     """Seed of initialisation, order, drawn captions and shifts."""
 
 
+# The demo model: minutes on one CPU core. Its small field of view keeps "this cell" meaning "this place".
+_SCENES = TrainingConfig(
+    data="scenes",
+    encoder="scenes",
+    grid=14,
+    preprocessing=Preprocessing(size=112, mean=(0.9, 0.9, 0.9), std=(0.25, 0.25, 0.25)),
+    decoder={"embedding_dim": 64, "hidden_dim": 128, "attention_dim": 32, "dropout": 0.0},
+    epochs=8,
+)
+
+
+def _control(**decoder: str) -> TrainingConfig:
+    return replace(_SCENES, decoder=_SCENES.decoder | decoder)
+
+
 PRESETS: dict[str, TrainingConfig] = {
-    # The demo model: minutes on one CPU core. Its small field of view keeps "this cell" meaning "this place".
-    "scenes": TrainingConfig(
-        data="scenes",
-        encoder="scenes",
-        grid=14,
-        preprocessing=Preprocessing(size=112, mean=(0.9, 0.9, 0.9), std=(0.25, 0.25, 0.25)),
-        decoder={"embedding_dim": 64, "hidden_dim": 128, "attention_dim": 32, "dropout": 0.0},
-        epochs=8,
-    ),
+    "scenes": _SCENES,
+    # Controls, of which it is known how much they rest on attention. "scenes" itself is the leaky one: besides what it
+    # attends to, it sees the mean annotation vector before the first word.
+    "scenes-tight": _control(initial_state="zero"),  # attention is all it sees by
+    "scenes-decoy": _control(gate="shut"),  # attention is computed, and nothing reads it
+    "scenes-uniform": _control(attention="uniform"),  # Wiegreffe & Pinter 2019: how far without attention?
     # A ResNet-18 trunk from scratch, for a few hundred photographs and a few minutes on a CPU: the whole pipeline
     # on real pictures, not a good captioner.
     "photos-small": TrainingConfig(

@@ -31,8 +31,11 @@ class DecoderConfig:
     """Nonlinearity of the attention network: tanh in the paper, ReLU in the PyTorch tutorial."""
     initial_state: Literal["zero", "linear", "tanh"] = "tanh"
     """First LSTM state: zero, or a linear map of the mean annotation vector, plain or through tanh."""
-    gate: Literal["none", "scalar", "vector"] = "scalar"
-    """Gate beta on the context (paper §4.2.1): absent, one number, or one number per channel."""
+    attention: Literal["soft", "uniform"] = "soft"
+    """Soft attention (paper §4.2), or, as a control, the same weight on every cell."""
+    gate: Literal["none", "scalar", "vector", "shut"] = "scalar"
+    """Gate beta on the context (paper §4.2.1): absent, one number, one number per channel, or, as a control, always 0:
+    then attention is computed and nothing reads it."""
     output: Literal["plain", "deep"] = "plain"
     """Word scores from the hidden state alone, or the paper's deep output layer (eq. 7)."""
     first_input: Literal["start", "zeros"] = "start"
@@ -90,7 +93,7 @@ class AttentionDecoder(nn.Module):
         if c.initial_state != "zero":
             self.initial_hidden = nn.Linear(c.annotation_dim, c.hidden_dim)
             self.initial_cell = nn.Linear(c.annotation_dim, c.hidden_dim)
-        if c.gate != "none":
+        if c.gate in ("scalar", "vector"):
             self.gate = Linear(c.hidden_dim, 1 if c.gate == "scalar" else c.annotation_dim)
         if c.output == "deep":
             self.output_hidden = nn.Linear(c.hidden_dim, c.embedding_dim)
@@ -113,7 +116,14 @@ class AttentionDecoder(nn.Module):
             State(hidden.tanh(), cell.tanh()) if self.config.initial_state == "tanh" else State(hidden, cell)
         )
 
-    def step(self, word_ids: Int[Tensor, " batch"] | None, state: State, memory: Memory) -> Step:
+    def step(
+        self,
+        word_ids: Int[Tensor, " batch"] | None,
+        state: State,
+        memory: Memory,
+        *,
+        alpha: Float[Tensor, "batch cells"] | None = None,
+    ) -> Step:
         """Reads one word and scores the next.
 
         Args:
@@ -121,6 +131,7 @@ class AttentionDecoder(nn.Module):
             state: what the last step, or `initial_state`, returned.
             memory: what `remember` returned: one row per row of `state`, or fewer; then each serves as many
                 consecutive rows as all the others (the beams of its image), without being copied.
+            alpha: where to look, whatever `attend` says; None to look there.
 
         Returns:
             Scores of the next word, the new state, and where this step looked (eq. 4-6 for alpha, eq. 13 for
@@ -130,9 +141,13 @@ class AttentionDecoder(nn.Module):
         embedded = state.hidden.new_zeros(len(state.hidden), c.embedding_dim)
         if word_ids is not None:
             embedded = self.embedding(word_ids)
-        alpha, context = self._attend(state.hidden, memory)
-        if c.gate != "none":
-            context = torch.sigmoid(self.gate(state.hidden)) * context
+        if alpha is None:
+            alpha = self.attend(state, memory)
+        by_image = alpha.reshape(len(memory.annotations), -1, alpha.shape[1])
+        context = torch.bmm(by_image, memory.annotations).flatten(0, 1)  # (B, K, L) x (B, L, D) -> (B K, D)
+        beta = self.gate_values(state)
+        if beta is not None:
+            context = beta * context
         hidden, cell = self.lstm(torch.cat([embedded, context], dim=1), (state.hidden, state.cell))
         features = hidden
         if c.output == "deep":
@@ -142,14 +157,22 @@ class AttentionDecoder(nn.Module):
         log_probs = torch.log_softmax(self.output(self.dropout(features)), dim=1)
         return Step(log_probs, State(hidden, cell), alpha)
 
-    def _attend(
-        self, hidden: Float[Tensor, "batch hidden"], memory: Memory
-    ) -> tuple[Float[Tensor, "batch cells"], Float[Tensor, "batch dim"]]:
-        assert len(hidden) % len(memory.projected) == 0
-        queries = self.hidden_projection(hidden).unflatten(0, (len(memory.projected), -1))
-        alpha = torch.softmax(self._relevance(queries, memory.projected), dim=2)
-        context = torch.bmm(alpha, memory.annotations)  # (B, K, L) x (B, L, D) -> (B, K, D)
-        return alpha.flatten(0, 1), context.flatten(0, 1)
+    def attend(self, state: State, memory: Memory) -> Float[Tensor, "batch cells"]:
+        """Where the step that follows `state` looks (eq. 4-6); `memory` as in `step`."""
+        assert len(state.hidden) % len(memory.projected) == 0
+        if self.config.attention == "uniform":
+            cells = memory.projected.shape[1]
+            return memory.projected.new_full((len(state.hidden), cells), 1 / cells)
+        queries = self.hidden_projection(state.hidden).unflatten(0, (len(memory.projected), -1))
+        return torch.softmax(self._relevance(queries, memory.projected), dim=2).flatten(0, 1)
+
+    def gate_values(self, state: State) -> Float[Tensor, "batch channels"] | None:
+        """The gate beta of the step that follows `state`, 0 to 1: one column, or one per channel; None without one."""
+        if self.config.gate == "none":
+            return None
+        if self.config.gate == "shut":
+            return state.hidden.new_zeros(len(state.hidden), 1)
+        return torch.sigmoid(self.gate(state.hidden))
 
     def _relevance(
         self,

@@ -50,9 +50,11 @@ def literal_caption(decoder, annotations, token_ids, start):
             hidden = linear("annotation_projection", a) + linear("hidden_projection", h)
             hidden = np.tanh(hidden) if c.attention_activation == "tanh" else np.maximum(hidden, 0)
             scores.append(linear("attention_score", hidden)[0])
-        alpha = softmax(np.array(scores))
+        alpha = softmax(np.array(scores) if c.attention == "soft" else np.zeros(len(scores)))
         z = sum(alpha[i] * annotations[i] for i in range(len(annotations)))
-        if c.gate != "none":
+        if c.gate == "shut":
+            z = np.zeros_like(z)
+        elif c.gate != "none":
             z = sigmoid(linear("gate", h)) * z
         x = np.concatenate([previous, z])
         i, f, g, o = np.split(
@@ -70,21 +72,23 @@ def literal_caption(decoder, annotations, token_ids, start):
 
 
 @pytest.mark.parametrize(
-    ("attention_activation", "initial_state", "gate", "output", "first_input"),
+    ("attention", "attention_activation", "initial_state", "gate", "output", "first_input"),
     list(
         product(
+            ("soft", "uniform"),
             ("tanh", "relu"),
             ("zero", "linear", "tanh"),
-            ("none", "scalar", "vector"),
+            ("none", "scalar", "vector", "shut"),
             ("plain", "deep"),
             ("start", "zeros"),
         )
     ),
 )
 def test_every_switch_equals_the_papers_equations_computed_literally(
-    attention_activation, initial_state, gate, output, first_input
+    attention, attention_activation, initial_state, gate, output, first_input
 ):
     decoder = make_decoder(
+        attention=attention,
         attention_activation=attention_activation,
         initial_state=initial_state,
         gate=gate,
@@ -165,6 +169,24 @@ def test_beams_that_share_a_memory_are_as_good_as_beams_with_a_copy_each(attenti
         assert (ours is None) == (expected is None)
         if ours is not None:
             torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_a_step_looks_where_it_is_told():
+    decoder = make_decoder(gate="vector")
+    memory = decoder.remember(torch.randn(2, CELLS, DIM, dtype=torch.float64))
+    state = State(*torch.randn(2, 4, 3, dtype=torch.float64))
+    words = torch.randint(VOCABULARY, (4,))
+    told = torch.randn(4, CELLS, dtype=torch.float64).softmax(dim=1)
+    plain = decoder.step(words, state, memory)
+    same = decoder.step(words, state, memory, alpha=decoder.attend(state, memory))
+    assert all(torch.equal(a, b) for a, b in zip((plain[0], *plain[1]), (same[0], *same[1]), strict=True))
+    seen = decoder.step(words, state, memory, alpha=told)
+    assert torch.equal(seen.alpha, told)
+    context = torch.einsum("bl,bld->bd", told, memory.annotations.repeat_interleave(2, dim=0))
+    hidden, _ = decoder.lstm(
+        torch.cat([decoder.embedding(words), decoder.gate_values(state) * context], dim=1), tuple(state)
+    )
+    torch.testing.assert_close(seen.state.hidden, hidden, atol=1e-12, rtol=0)
 
 
 def test_memories_that_do_not_fit_the_beams_are_refused():

@@ -1,13 +1,15 @@
 """Scoring: from captions.jsonl to scores.parquet and the metric rows of run.json. Needs no model and no picture."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from bench.data.results import load_references
 from bench.progress import say
-from bench.scoring import METRICS, Scorer, Scores
+from bench.scoring import METRICS, Frequencies, Scorer, Scores
 from bench.scoring.variety import Described, retrieval, variety
 from bench.stages.facts import KEPT
 from explain.collapse import COLLAPSED_BELOW
@@ -28,6 +30,14 @@ class Scored(NamedTuple):
     signature: str
     """What the signatures of all metrics have in common."""
     warnings: tuple[str, ...]
+
+
+def load_frequencies(spec: Path | None) -> Frequencies | None:
+    """Reads what CIDEr's document frequencies are to be counted over; None for None."""
+    if spec is None:
+        return None
+    references = load_references(str(spec))
+    return Frequencies(references.name, references.captions)
 
 
 def score(

@@ -124,7 +124,7 @@ def step_work(config: DecoderConfig, *, cells: int, images: int, beams: int, ite
     """
     c = config
     hypotheses = images * beams
-    gate = {"none": 0, "scalar": 1, "vector": c.annotation_dim}[c.gate]
+    gate = {"none": 0, "shut": 0, "scalar": 1, "vector": c.annotation_dim}[c.gate]
     weights = (
         c.hidden_dim * (c.attention_dim + gate)
         + 4 * c.hidden_dim * (c.embedding_dim + c.annotation_dim + c.hidden_dim)
