@@ -8,12 +8,33 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 SCHEMA_VERSION = 1
-AGREEMENT = ("cosine", "root_jsd", "top10_iou", "spearman")
-"""Columns of attributions.parquet that compare a map with the attention map; each has a column NAME_null."""
-LOCALISATION = ("pointing", "mass", "lift", "rank", "auc")
+AGREEMENT = ("cosine", "root_jsd", "top10_iou", "pearson", "spearman")
+"""Columns of attributions.parquet that compare a map with the attention map; each has columns named after `NULLS`."""
+NULLS = ("null", "null_word", "null_shift")
+"""What agreement takes by chance, NAME_null …: against the same word class in other images, against the other words of
+the same image, and against the same attention map shifted around the picture's edges."""
+LOCALISATION = ("pointing", "mass", "lift", "rank", "auc", "topm_iou", "inside_outside")
 """Columns that compare a map with the place of its word; each has columns NAME_null and NAME_ceiling."""
+FAITHFULNESS = ("deletion", "insertion", "abpc", "comprehensiveness", "sufficiency")
+"""What happens to the word's probability when what a map marks is taken away; each with a suffix of `OPERATORS`."""
+OPERATORS = ("cells", "blur", "grey", "road")
+"""How it is taken away: annotation vectors replaced by the data set's mean, or pixels by a blurred picture, by the mean
+colour, or by what the pixels around suggest. Columns are named MEASURE_OPERATOR."""
+EXTRAS = ("infidelity", "max_sensitivity", "disappeared", "sun2022_disappeared", "sun2022_drop")
+"""Columns that only some runs have."""
 PATHS = ("share_now", "share_past", "share_init")
 """Columns of attention's rows: how much of the full gradient runs through each path; they sum to 1."""
+TRIAL_DROPS = (
+    "permute_drop", "uniform_drop", "other_object_drop", "adversarial_drop", "erase_top_drop", "erase_random_drop",
+)  # fmt: skip
+"""Columns of attention's rows: what the word's probability loses when it looks elsewhere, 1 to -1."""
+TRIAL_DISTANCES = (
+    "permute_tvd", "uniform_tvd", "other_object_tvd", "adversarial_tvd", "adversarial_jsd",
+)  # fmt: skip
+"""Columns of attention's rows: by how much the distribution over words moves then, as a total variation distance, 0
+to 1; `adversarial_jsd` is how far attention itself could move in return."""
+GATE = "gate"
+"""Column of attention's rows: mean of the gate beta on the context, 0 to 1, where the model has one."""
 
 FROM_FILE = 0
 """Stands for the beam size of captions that came from a file: how they were searched for is not known."""
@@ -136,6 +157,44 @@ class MethodInfo:
     complete: bool
     """Whether its values should sum to a difference of scores."""
     source: str
+    resolution: Literal["grid", "pixels"] = "grid"
+    """What it is computed on, before it is pooled to the grid."""
+    baseline: str | None = None
+    """What it compares with, in words; None if it compares with nothing."""
+    steps: int | None = None
+    """Samples, steps of a path, or perturbations."""
+    forward: int = 0
+    """Forward passes a word through the decoder ("grid") or through the whole model ("pixels"), shared ones counted
+    whole."""
+    backward: int = 0
+    """Backward passes a word."""
+    hooks: int = 0
+    """Modules of this model that the method changes while it runs."""
+    group: Literal["default", "thorough", "comparison", "unsound"] = "default"
+    """When it runs: always, when asked for, for comparison with papers, or only with --unsound."""
+    note: str | None = None
+    """What a reader must know before believing it."""
+    seconds_per_word: float | None = None
+    """CPU time in this run."""
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One check that a method has to pass before it is ranked."""
+
+    method: str
+    gate: Literal[
+        "completeness", "row independence", "hook coverage", "causality", "path sum", "model unchanged"
+    ]
+    passed: bool | None
+    """None where the check does not apply; `reason` says why."""
+    value: float | None
+    limit: float | None
+    """The largest `value` that passes; for hook coverage the smallest."""
+    n: int
+    """Words that were checked."""
+    reason: str | None
+    """Why it failed or does not apply, as half a sentence."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +208,11 @@ class ExplanationInfo:
     reason: str | None
     """Why words have no localisation; None if they have one."""
     methods: tuple[MethodInfo, ...]
+    gates: tuple[GateRow, ...] = ()
+    resolution: str | None = None
+    """What must be said of the grid's resolution, in a sentence; None if nothing must."""
+    settings: Json | None = None
+    """How many images each part was measured on, and with which constants."""
 
 
 @dataclass(frozen=True)

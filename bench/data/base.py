@@ -44,6 +44,10 @@ class WordRegion(NamedTuple):
     """The one thing the word speaks of; None where it speaks of several."""
     union: Bool[np.ndarray, "height width"]
     """All places for which the word is true."""
+    other: Bool[np.ndarray, "height width"] | None = None
+    """The other thing that captions of this picture speak of; None where there is none, or it is not known."""
+    distractors: Bool[np.ndarray, "height width"] | None = None
+    """Things that are there and that captions don't speak of; None where there are none, or they are not known."""
 
 
 class Truth(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from explain.target import WordScoreFromGrid, frozen
@@ -16,6 +16,17 @@ SMALLEST_DIFFERENCE = 0.01
 """Nats. Where a word's log-probability at the input and at the baseline differ by less, the relative
 completeness error says nothing and is undefined: the attributions share out less than one percent of a
 probability."""
+
+
+class Place(NamedTuple):
+    """Where in the picture a word is true, at the resolution of what the model sees."""
+
+    mask: Bool[np.ndarray, "height width"]
+    """Not empty."""
+    other: Bool[np.ndarray, "height width"] | None = None
+    """The other thing that the caption could speak of."""
+    distractors: Bool[np.ndarray, "height width"] | None = None
+    """Things that no caption speaks of."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,11 @@ class ExplainedCaption:
     donor_alphas: Float[np.ndarray, "word cells"] | None = None
     """For each word, where the model looked for a word of the same class in another image; NaN, or None for
     all words, where there is no such image: its map is then undefined."""
+    class_alphas: Float[np.ndarray, "word cells"] | None = None
+    """For each word, the mean of where the model looked for words of the same class in other images; NaN or None
+    likewise."""
+    places: tuple[Place | None, ...] | None = None
+    """Where each word is true; None for words without a place, or for all words where the data set knows none."""
 
     @property
     def words(self) -> int:
