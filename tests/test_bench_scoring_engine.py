@@ -360,7 +360,7 @@ def test_a_meteor_that_is_killed_or_stopped_is_replaced(monkeypatch, scorer, sco
     monkeypatch.setattr(scorer, "_deadline", 20)
     fresh = {"same": f"a child {sent.name}", "plain": "a horse"}
     found = scorer.score(fresh)
-    assert process.wait() == -signal.SIGKILL
+    assert process.wait(timeout=60) == -signal.SIGKILL
     assert found.reasons == {}
     again = scorer.score(fresh)
     assert again.per_image.equals(found.per_image)

@@ -230,4 +230,4 @@ def test_a_tokenizer_that_is_killed_or_stopped_is_replaced(tokenizer, sent):
     process = tokenizer._process._process
     os.kill(process.pid, sent)
     assert tokenizer.tokenize(["Two."], deadline=Deadline(12)) == ["two ."]
-    assert process.wait() == -signal.SIGKILL
+    assert process.wait(timeout=60) == -signal.SIGKILL

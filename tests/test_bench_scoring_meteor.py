@@ -111,7 +111,7 @@ def test_a_process_that_is_killed_or_stopped_is_replaced(program, sent, which):
     os.kill(process.pid, sent)
     program._normal.clear()
     assert list(program.statistics(pairs, deadline=Deadline(20))) == [expected]
-    assert process.wait() == -signal.SIGKILL
+    assert process.wait(timeout=60) == -signal.SIGKILL
 
 
 def test_it_bears_a_foreign_locale_and_any_folder(monkeypatch, tmp_path):

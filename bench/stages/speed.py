@@ -50,6 +50,8 @@ ENCODED_FLOPS, DECODED_FLOPS = 2e9, 1e11
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 # On Linux: nanoseconds for which the thread ran, nanoseconds for which it waited for a processor, and turns.
 _SCHEDULE = Path("/proc/thread-self/schedstat")
+# Of the clocks, for one that nothing disturbs; where every reading is disturbed, the last must do.
+_READINGS = 5
 
 
 @contextmanager
@@ -211,11 +213,12 @@ class _Stopwatch:
     def _now(self) -> tuple[float, float]:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        while True:
+        for _ in range(_READINGS):
             waited = self._waited()
             cpu, wall = time.process_time(), time.perf_counter()
             if waited == self._waited():  # else another thread ran while the clocks were read
-                return cpu, wall - waited
+                break
+        return cpu, wall - waited
 
     def _waited(self) -> float:
         return 0.0 if self._schedule is None else int(os.pread(self._schedule, 64, 0).split()[1]) / 1e9
