@@ -5,9 +5,9 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 import numpy as np
 from jaxtyping import Float16
@@ -29,21 +29,31 @@ def map_key(image_id: str, beam_size: int, method: str) -> str:
     return f"{image_id}/{beam_size}/{method}"
 
 
-def write_maps(file: IO[bytes], maps: Mapping[str, Map]) -> None:
-    """Writes maps so that `numpy.load` can read them; equal maps give equal bytes."""
-    with zipfile.ZipFile(file, "w") as archive:
-        for key, array in maps.items():
-            content = io.BytesIO()
-            np.save(content, np.ascontiguousarray(array, dtype="<f2"), allow_pickle=False)
-            entry = zipfile.ZipInfo(_entry(key), date_time=(1980, 1, 1, 0, 0, 0))
-            archive.writestr(entry, content.getvalue(), zipfile.ZIP_DEFLATED)
+class MapsWriter:
+    """Writes maps, one after the other, so that `numpy.load` can read them; equal maps give equal bytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._archive = zipfile.ZipFile(file, "w")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._archive.close()
+
+    def add(self, key: str, array: Map) -> None:
+        """Adds a map under a key that `map_key` made."""
+        content = io.BytesIO()
+        np.save(content, np.ascontiguousarray(array, dtype="<f2"), allow_pickle=False)
+        entry = zipfile.ZipInfo(_entry(key), date_time=(1980, 1, 1, 0, 0, 0))
+        self._archive.writestr(entry, content.getvalue(), zipfile.ZIP_DEFLATED)
 
 
 def read_maps(path: Path, keys: Iterable[str]) -> dict[str, Map]:
     """Reads some maps.
 
     Args:
-        path: a file that `write_maps` wrote, or a stranger says so.
+        path: a file that `MapsWriter` wrote, or a stranger says so.
         keys: as `map_key` makes them.
 
     Returns:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +19,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reports.maps import Map, map_key, read_maps, write_maps
+from reports.maps import Map, MapsWriter, map_key, read_maps
 from reports.records import (
     AGREEMENT,
+    EXTRAS,
+    FAITHFULNESS,
+    GATE,
     LOCALISATION,
+    NULLS,
+    OPERATORS,
     PATHS,
+    TRIAL_DISTANCES,
+    TRIAL_DROPS,
     CaptionRow,
     Failure,
     RunError,
@@ -45,16 +52,25 @@ _MAX_CELLS = 200_000_000
 _MAX_THUMB = 1 << 20
 _SCORE_KEYS = ("image_id", "beam_size")
 _ATTRIBUTION_KEYS = ("image_id", "beam_size", "word_index", "method", "word", "word_class")
-_WHOLE = ("beam_size", "word_index")
+_WHOLE = ("beam_size", "word_index", "order")
 _FILES = (
-    "run.json", "captions.jsonl", "scores.parquet", "attributions.parquet", "maps.npz", "failures.jsonl",
-    "throughput.json", "report.html",
+    "run.json", "captions.jsonl", "scores.parquet", "attributions.parquet", "maps.npz", "sanity.parquet",
+    "interventions.parquet", "failures.jsonl", "throughput.json", "report.html",
 )  # fmt: skip
 _NUMBERS = (
-    *AGREEMENT, *(f"{name}_null" for name in AGREEMENT + LOCALISATION),
-    *LOCALISATION, *(f"{name}_ceiling" for name in LOCALISATION),
-    "completeness_error", *PATHS, "path_sum_error",
+    *AGREEMENT, *(f"{name}_{null}" for name in AGREEMENT for null in NULLS),
+    *LOCALISATION, *(f"{name}_{mark}" for name in LOCALISATION for mark in ("null", "ceiling")),
+    *(f"{name}_{operator}" for operator in OPERATORS for name in FAITHFULNESS), *EXTRAS,
+    "completeness_error", *PATHS, "path_sum_error", *TRIAL_DROPS, *TRIAL_DISTANCES, GATE,
 )  # fmt: skip
+_TEXTS = ("region", "reason")
+_ATTRIBUTIONS = pa.schema(
+    [(name, pa.int64() if name in _WHOLE else pa.string()) for name in (*_ATTRIBUTION_KEYS, *_TEXTS)]
+    + [(name, pa.float64()) for name in _NUMBERS]
+)
+_ROWS_AT_A_TIME = 20_000  # of attributions.parquet; every group of rows has a description of each column
+_SANITY_KEYS = ("image_id", "test", "method", "stage", "order")
+_INTERVENTION_KEYS = ("image_id", "intervention")
 
 
 @contextmanager
@@ -177,29 +193,71 @@ class RunStore:
         """Writes attributions.parquet; NaN becomes null."""
         self._write_frame("attributions.parquet", frame)
 
+    def write_maps(self, maps: Mapping[str, Map]) -> None:
+        """Writes maps.npz; the names are `map_key`'s."""
+        with write_atomically(self.path / "maps.npz") as file, MapsWriter(file) as archive:
+            for key, map_ in maps.items():
+                archive.add(key, map_)
+
+    def write_thumbs(self, thumbs: Mapping[str, bytes]) -> None:
+        """Writes one JPEG per image id, and thumbs/index.json, which names them."""
+        index = {
+            image_id: self._write_thumb(number, jpeg)
+            for number, (image_id, jpeg) in enumerate(thumbs.items())
+        }
+        self._write_thumb_index(index)
+
+    def _write_thumb(self, number: int, jpeg: bytes) -> str:
+        name = f"{number:06d}.jpg"
+        with write_atomically(self.path / "thumbs" / name) as file:
+            file.write(jpeg)
+        return name
+
+    def _write_thumb_index(self, index: Mapping[str, str]) -> None:
+        with write_atomically(self.path / "thumbs/index.json") as file:
+            file.write(_json(index, "thumbs/index.json", indent=1))
+
+    @contextmanager
+    def writing_explanations(self) -> Iterator["Explanations"]:
+        """Writes attributions.parquet, maps.npz and the thumbnails image by image; they appear when all is written."""
+        with (
+            write_atomically(self.path / "attributions.parquet") as rows,
+            write_atomically(self.path / "maps.npz") as maps,
+            pq.ParquetWriter(rows, _ATTRIBUTIONS) as table,
+            MapsWriter(maps) as archive,
+        ):
+            explanations = Explanations(table, archive, self._write_thumb)
+            yield explanations
+            explanations.flush()
+        self._write_thumb_index(explanations.thumbs)
+
     def read_attributions(self) -> pd.DataFrame | None:
         """attributions.parquet, every measure a column of floats (null is NaN); None if it holds no row."""
         return self._read_frame("attributions.parquet", _ATTRIBUTION_KEYS, _NUMBERS)
 
-    def write_maps(self, maps: Mapping[str, Map]) -> None:
-        """Writes maps.npz; the names are `map_key`'s."""
-        with write_atomically(self.path / "maps.npz") as file:
-            write_maps(file, maps)
+    def write_sanity(self, frame: pd.DataFrame) -> None:
+        """Writes sanity.parquet."""
+        self._write_frame("sanity.parquet", frame)
+
+    def read_sanity(self) -> pd.DataFrame | None:
+        """sanity.parquet: one row per image, test, method and stage; None if it holds no row."""
+        return self._read_frame(
+            "sanity.parquet", _SANITY_KEYS, ("cosine", "spearman", "entropy_rise", "words")
+        )
+
+    def write_interventions(self, frame: pd.DataFrame) -> None:
+        """Writes interventions.parquet."""
+        self._write_frame("interventions.parquet", frame)
+
+    def read_interventions(self) -> pd.DataFrame | None:
+        """interventions.parquet: one row per image and intervention; None if it holds no row."""
+        return self._read_frame("interventions.parquet", _INTERVENTION_KEYS, ("cider", "words_true"))
 
     def read_maps(self, keys: Iterable[str]) -> dict[str, Map]:
         """The maps of these keys, without those that are not there."""
         return (
             read_maps(self._inside("maps.npz", _MAX_FILE), keys) if (self.path / "maps.npz").exists() else {}
         )
-
-    def write_thumbs(self, thumbs: Mapping[str, bytes]) -> None:
-        """Writes one JPEG per image id, and thumbs/index.json, which names them."""
-        index = {image_id: f"{number:06d}.jpg" for number, image_id in enumerate(thumbs)}
-        for image_id, name in index.items():
-            with write_atomically(self.path / "thumbs" / name) as file:
-                file.write(thumbs[image_id])
-        with write_atomically(self.path / "thumbs/index.json") as file:
-            file.write(_json(index, "thumbs/index.json", indent=1))
 
     def read_thumbs(self, image_ids: Iterable[str]) -> dict[str, bytes]:
         """Reads some pictures.
@@ -302,6 +360,38 @@ class RunStore:
         except (TypeError, ValueError) as error:
             raise RunError(f"{path} holds values of another kind than a run's ({error})") from error
         return frame
+
+
+class Explanations:
+    """What explaining writes, image by image, so that its memory does not grow with their number."""
+
+    def __init__(
+        self, table: pq.ParquetWriter, archive: MapsWriter, write_thumb: Callable[[int, bytes], str]
+    ) -> None:
+        self._table, self._archive, self._write_thumb = table, archive, write_thumb
+        self._rows: list[pd.DataFrame] = []
+        self.thumbs: dict[str, str] = {}
+        """Image id -> file name."""
+
+    def append(
+        self, image_id: str, rows: Sequence[Mapping[str, object]], maps: Mapping[str, Map], thumb: bytes
+    ) -> None:
+        """Adds an image: rows of attributions.parquet (NaN and what is missing become null), maps by key, a JPEG."""
+        self._rows.append(pd.DataFrame(rows, columns=_ATTRIBUTIONS.names))
+        if sum(map(len, self._rows)) >= _ROWS_AT_A_TIME:
+            self.flush()
+        for key, map_ in maps.items():
+            self._archive.add(key, map_)
+        self.thumbs[image_id] = self._write_thumb(len(self.thumbs), thumb)
+
+    def flush(self) -> None:
+        """Writes the rows that are still held."""
+        if self._rows:
+            table = pa.concat_tables(
+                pa.Table.from_pandas(frame, _ATTRIBUTIONS, preserve_index=False) for frame in self._rows
+            )
+            self._table.write_table(table)
+            self._rows.clear()
 
 
 def _json(value: object, where: str, *, indent: int | None = None) -> bytes:

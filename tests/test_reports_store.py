@@ -269,6 +269,47 @@ def test_pictures_of_images_with_any_name_stay_inside_the_folder(tmp_path: Path)
     assert {p.parent.name for p in tmp_path.rglob("*.jpg")} == {"thumbs"}
 
 
+def test_explanations_appear_whole_and_equal_those_written_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("reports.store._ROWS_AT_A_TIME", 3)
+    keys = {"beam_size": 1, "word_index": 0, "word": "a", "word_class": "function"}
+    rows = [
+        keys | {"image_id": f"i{n}", "method": f"m{k}", "mass": n / 7} for n in range(5) for k in range(2)
+    ]
+    rows[3]["mass"], rows[4]["reason"] = np.nan, "because"
+    maps = {map_key(f"i{n}", 1, "m0"): np.full((1, 2, 2), n, np.float16) for n in range(5)}
+    store, at_once = RunStore(tmp_path / "run"), RunStore(tmp_path / "at_once")
+    with store.writing_explanations() as explanations:
+        for n in range(5):
+            key = map_key(f"i{n}", 1, "m0")
+            explanations.append(f"i{n}", rows[2 * n : 2 * n + 2], {key: maps[key]}, JPEG + bytes([n]))
+            assert store.read_attributions() is None
+            assert not (store.path / "maps.npz").exists()
+    at_once.write_attributions(pd.DataFrame(rows))
+    at_once.write_maps(maps)
+    frame, expected = store.read_attributions(), at_once.read_attributions()
+    pd.testing.assert_frame_equal(frame[expected.columns.drop("reason")], expected.drop(columns="reason"))
+    assert frame["reason"].dropna().tolist() == ["because"]
+    assert frame["mass"].isna().sum() == 1
+    assert (store.path / "maps.npz").read_bytes() == (at_once.path / "maps.npz").read_bytes()
+    assert store.read_thumbs(["i3"]) == {"i3": JPEG + bytes([3])}
+
+
+def test_explaining_that_is_broken_off_leaves_what_was_there(tmp_path):
+    store = RunStore(tmp_path)
+    store.write_maps({map_key("i", 1, "m"): np.ones((1, 2, 2), np.float16)})
+    earlier = (tmp_path / "maps.npz").read_bytes()
+
+    def broken_off() -> None:
+        with store.writing_explanations() as explanations:
+            explanations.append("j", [], {map_key("j", 1, "m"): np.zeros((1, 2, 2), np.float16)}, JPEG)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+    assert (tmp_path / "maps.npz").read_bytes() == earlier
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["maps.npz", "thumbs"]
+
+
 @pytest.mark.parametrize(
     "name", ["../run.json", "/etc/passwd", "a/b.jpg", "..", "", "x.svg", "a\0.jpg", 7, None, ["a.jpg"]]
 )
