@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.memory import keep_few_primitives
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -20,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     options = _parser().parse_args(arguments)
+    keep_few_primitives()
     from bench import commands
 
     return commands.run(options)
@@ -51,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument(
         "--explain", default="64", metavar="N", help="images to explain, or all (default: 64)"
+    )
+    _explaining_options(evaluate)
+    evaluate.add_argument(
+        "--regions",
+        type=Path,
+        metavar="PATH",
+        help="where words are true in photographs: a folder of Flickr30k Entities, or COCO's instances_*.json",
     )
     evaluate.add_argument(
         "--retrieval",
@@ -93,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--beam-size", type=int, default=5, metavar="K", help="default: 5")
     _checkpoint_options(explain)
     _search_options(explain)
+    _explaining_options(explain)
     explain.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
     explain.add_argument(
         "-o",
@@ -188,6 +199,32 @@ def _data_options(command: argparse.ArgumentParser, *, default: str | None) -> N
     )
     command.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the pictures, if it can't be found"
+    )
+
+
+def _explaining_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="attribution methods by name, besides attention and the controls (default: seven that are sound and fast)",
+    )
+    command.add_argument(
+        "--thorough", action="store_true", help="every sound method and every measure: minutes become hours"
+    )
+    command.add_argument(
+        "--unsound",
+        action="store_true",
+        help="also DeepLift and LRP, which break their own promises on this family of models",
+    )
+    command.add_argument(
+        "--redecode",
+        action="store_true",
+        help="search for captions anew without what a map marks: did the word disappear?",
+    )
+    command.add_argument(
+        "--protocol", metavar="NAME", help="sun2022: the image ablation of Sun et al. 2022, too"
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.config import EvalConfig, SearchConfig
+from bench.config import EvalConfig, ExplainConfig, SearchConfig
 from bench.errors import ConfigError, DataError, ScoringError
 from bench.progress import say
 from models.errors import CheckpointError, PictureError
@@ -108,6 +108,7 @@ def _eval(options: argparse.Namespace) -> None:
     given = _given(options, EvalConfig) | {
         "search": _search(options, options.beam_size),
         "explain": None if options.explain == "all" else int(options.explain),
+        "explaining": _explaining(options),
     }
     if options.checkpoint is None:
         del given["checkpoint"]
@@ -131,7 +132,13 @@ def _search(options: argparse.Namespace, beam_sizes: Sequence[int]) -> SearchCon
     return SearchConfig(**_given(options, SearchConfig), beam_sizes=tuple(beam_sizes))
 
 
-def _given(options: argparse.Namespace, kind: type[EvalConfig | SearchConfig]) -> dict[str, Any]:
+def _explaining(options: argparse.Namespace) -> ExplainConfig:
+    return ExplainConfig(**_given(options, ExplainConfig) | {"methods": tuple(options.methods)})
+
+
+def _given(
+    options: argparse.Namespace, kind: type[EvalConfig | ExplainConfig | SearchConfig]
+) -> dict[str, Any]:
     """The options that fields of a configuration are named after."""
     return {f.name: getattr(options, f.name) for f in dataclasses.fields(kind) if hasattr(options, f.name)}
 
@@ -211,7 +218,12 @@ def _explain(options: argparse.Namespace) -> None:
 
     config = EvalConfig(
         **_given(options, EvalConfig)
-        | {"search": _search(options, [options.beam_size]), "explain": None, "out": None}
+        | {
+            "search": _search(options, [options.beam_size]),
+            "explain": None,
+            "explaining": _explaining(options),
+            "out": None,
+        }
     )
     explain_pictures(config, options.pictures, options.out, command=_command_line())
     print(json.dumps({"page": str(options.out)}) if options.json else f"wrote {options.out}")
@@ -258,7 +270,7 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _bless(options: argparse.Namespace) -> None:
-    from reports.baseline import bless
+    from reports.bless import bless
 
     bless(options.run, options.out)
     print(json.dumps({"baseline": str(options.out)}) if options.json else f"wrote {options.out}")

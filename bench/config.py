@@ -20,6 +20,8 @@ LARGEST_STEPS = 1000
 """Longer captions are runaway sentences."""
 LARGEST_EXPONENT = 10
 """Far beyond 1, where captions are ranked by little more than the mean log-probability of their words."""
+PROTOCOLS = ("sun2022",)
+"""Evaluations of other papers that can be repeated."""
 ENCODER_DTYPES = ("float32", "bfloat16")
 """What an encoder can compute in."""
 
@@ -106,6 +108,26 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
+class ExplainConfig:
+    """What is computed and measured of the images that are explained. All of it decides the numbers."""
+
+    methods: tuple[str, ...] = ()
+    """Attribution methods by name, besides attention and the controls; () for the default ones."""
+    thorough: bool = False
+    """Every sound method, every measure, and on more images: minutes become hours."""
+    unsound: bool = False
+    """Also the methods whose `note` says why they are not to be believed."""
+    redecode: bool = False
+    """Whether captions are searched for anew without what a map marks: did the word disappear?"""
+    protocol: str | None = None
+    """`sun2022` for the image ablation of Sun et al. 2022 (arXiv:2001.01037)."""
+
+    def __post_init__(self) -> None:
+        if self.protocol not in (None, *PROTOCOLS):
+            raise ConfigError(f"--protocol is {self.protocol!r}; expected {' or '.join(PROTOCOLS)}")
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """One evaluation. Everything here except `out` and `fresh` decides the numbers."""
 
@@ -131,6 +153,10 @@ class EvalConfig:
     """How many images captions are to be told apart among, the first of the split; 0 for no retrieval."""
     explain: int | None = 64
     """How many images to explain, the first of the split; None for all, 0 for none."""
+    explaining: ExplainConfig = field(default_factory=ExplainConfig)
+    """How they are explained."""
+    regions: Path | None = None
+    """Where words are true in the pictures: a folder of Flickr30k Entities, or a JSON file of COCO instances."""
     limit: int | None = None
     """Evaluate only the first images of the split."""
     batch_size: int = 64
@@ -169,12 +195,16 @@ class EvalConfig:
         del values["out"], values["fresh"]
         values["checkpoint"] = self.checkpoint.name
         values["word_map"] = self.word_map.name if self.word_map else None
-        values["frequencies"] = self.frequencies.name if self.frequencies else None
+        for name in ("frequencies", "regions"):
+            path = getattr(self, name)
+            values[name] = path.name if path else None
         if self.encoder_weights and Path(self.encoder_weights).is_file():
             values["encoder_weights"] = Path(self.encoder_weights).name
-        values |= values.pop("search") | {
-            name: getattr(self.search.rules, name) for name in ("length_exponent", "no_repeat")
-        }
+        values |= (
+            values.pop("explaining")
+            | values.pop("search")
+            | {name: getattr(self.search.rules, name) for name in ("length_exponent", "no_repeat")}
+        )
         return {
             name: str(value)
             if isinstance(value, Path)

@@ -1,6 +1,7 @@
 """Where numbers come from: versions, code, machine, and the hashes of what went in."""
 
 import hashlib
+import json
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -58,6 +59,16 @@ def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def path_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes; of a folder, of the names and sizes of the files in it."""
+    if not path.is_dir():
+        return file_sha256(path)
+    files = sorted(
+        (str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file()
+    )
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def git_state(folder: Path) -> GitState | None:

@@ -16,9 +16,10 @@ import torch
 from bench.config import EvalConfig, digest
 from bench.data.base import CaptionData, CaptionedImage, data_sha256, references_sha256
 from bench.data.load import load_data
+from bench.data.regions import load_regions
 from bench.errors import ConfigError
 from bench.progress import say
-from bench.provenance import collect_provenance, file_sha256
+from bench.provenance import collect_provenance, path_sha256
 from bench.run_directory import named, prepare
 from bench.scoring import Scorer
 from bench.stages.decode import decode
@@ -57,6 +58,15 @@ def evaluate(config: EvalConfig, *, command: str) -> RunStore:
     checkpoint = _load(config)
     data = load_data(config.data, images=config.images)
     images = data.select(config.split)[: config.limit]
+    if config.explaining.methods:  # captum takes a second, which is else spent while Java starts
+        from bench.stages.explain import chosen_methods
+
+        chosen_methods(config.explaining)
+    if config.regions is not None:
+        loaded = load_regions(config.regions, images)
+        data = dataclasses.replace(
+            data, ground_truth=loaded.truth, warnings=(*data.warnings, *loaded.warnings)
+        )
     record = _new_record(config, command, checkpoint, data, images)
     store = RunStore(config.out or Path("runs") / record.name)
     prepare(store, record, fresh=config.fresh)
@@ -162,16 +172,18 @@ def _run_stages(
                 unknown_word=record.model.unknown_word if record.model else None,
                 known=known,
             )
-    store.write_scores(scored.per_image)
-    record = dataclasses.replace(
-        record,
-        metrics=scored.metrics,
-        metric_signature=f"{scored.signature}|{config.signature}",
-        scoring_warnings=scored.warnings,
-        stages=tuple(stages),
-    )
-    store.write_run(record)
-    info = _explain(config, captioner, data, images, captions, store, stages) if config.explain != 0 else None
+        store.write_scores(scored.per_image)
+        record = dataclasses.replace(
+            record,
+            metrics=scored.metrics,
+            metric_signature=f"{scored.signature}|{config.signature}",
+            scoring_warnings=scored.warnings,
+            stages=tuple(stages),
+        )
+        store.write_run(record)
+        info = None
+        if config.explain != 0:
+            info = _explain(config, captioner, data, images, captions, store, stages, scorer)
     with _timed(stages, "speed", 1, "probes"):
         captioned = {row.image_id for row in captions if row.error is None}
         store.write_speed(
@@ -250,9 +262,11 @@ def _explain(
     captions: Sequence[CaptionRow],
     store: RunStore,
     stages: list[StageRow],
+    scorer: Scorer | None = None,
 ) -> ExplanationInfo | None:
     """Explains the captions of the largest beam size; None if there is nothing to explain."""
     from bench.stages.explain import explain
+    from bench.stages.intervene import intervene
 
     beam_size = max(config.search.beam_sizes)
     said = {row.image_id: row for row in captions if row.beam_size == beam_size and _explicable(row)}
@@ -260,7 +274,31 @@ def _explain(
     if not chosen:  # a model may say nothing at all
         return None
     with _timed(stages, "explain", len(chosen), "images"):
-        return explain(captioner, chosen, said, store, ground_truth=data.ground_truth, seed=config.seed)
+        info = explain(
+            captioner,
+            chosen,
+            said,
+            store,
+            ground_truth=data.ground_truth,
+            options=config.explaining,
+            search=config.search,
+            seed=config.seed,
+        )
+    if scorer:
+        with _timed(stages, "intervene", len(chosen), "images"):
+            store.write_interventions(
+                intervene(
+                    captioner,
+                    chosen,
+                    said,
+                    scorer,
+                    ground_truth=data.ground_truth,
+                    search=config.search,
+                    batch_size=config.batch_size,
+                    seed=config.seed,
+                )
+            )
+    return info
 
 
 def _explicable(row: CaptionRow) -> bool:
@@ -347,14 +385,13 @@ def _provenance(config: EvalConfig, captioner: Captioner, images: Sequence[Capti
         "word_map": config.word_map,
         "encoder_weights": Path(config.encoder_weights) if config.encoder_weights else None,
         "frequencies": config.frequencies,
+        "regions": config.regions,
     }
     return collect_provenance(
         device=f"{config.device} ({described}), encoder in {config.encoder_dtype}",
         threads=torch.get_num_threads(),
         sha256={
-            **{
-                name: file_sha256(path) for name, path in given.items() if path is not None and path.is_file()
-            },
+            **{name: path_sha256(path) for name, path in given.items() if path is not None and path.exists()},
             "vocabulary": digest(captioner.vocabulary.words),
             "data": data_sha256(images),
             "references": references_sha256({image.image_id: image.references for image in images}),

@@ -1,4 +1,4 @@
-"""Whether attention tells words apart at all: how widely it spreads, and whether it moves between words.
+"""Whether attention tells words apart at all: how far it spreads, what it takes in, whether it moves between words.
 
 A map that is the same for every word explains none of them, however well the captions read. Users of the family
 report it again and again (DeepRNN/image_captioning, issues 3, 32 and 77); scores of captions don't show it.
@@ -41,3 +41,21 @@ def attention_movement(alphas: Float[np.ndarray, "word cells"]) -> float | None:
         From 0, all maps are the same, to 1, two maps share no cell; None with fewer than two words.
     """
     return float(pdist(alphas.astype(np.float64), "cityblock").max() / 2) if len(alphas) > 1 else None
+
+
+def attention_coverage(alphas: Float[np.ndarray, "word cells"]) -> float | None:
+    """How much of the picture a caption's attention takes in: exp(entropy of the mean map) / L.
+
+    The perplexity of the mean map is the number of cells that would share its weight evenly.
+
+    Args:
+        alphas: one map per word, each summing to 1.
+
+    Returns:
+        From 1 / L, all words look at one cell, to 1, all cells get the same in the end; None without words.
+    """
+    if len(alphas) == 0:
+        return None
+    mean = alphas.astype(np.float64).mean(axis=0)
+    seen = mean[mean > 0]
+    return float(np.exp(-(seen * np.log(seen)).sum()) / len(mean))

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 
 from explain.methods.base import ExplainedCaption
-from explain.target import WordScoreFromGrid, frozen
+from explain.methods.gradients import grid_gradients
+from explain.target import frozen
 
 
 class PathShares(NamedTuple):
@@ -32,7 +33,8 @@ def path_shares(caption: ExplainedCaption) -> PathShares:
     """Splits each word's dependence on the annotation vectors.
 
     The strength of a path is the sum over cells of |annotation vector . gradient|: input times gradient per
-    cell, without letting cells cancel. A share is a strength over the sum of the three.
+    cell, without letting cells cancel. A share is a strength over the sum of the three. The gradients are those
+    of the methods `path_now`, `path_past` and `path_init`, computed once for all.
 
     Args:
         caption: with any number of words.
@@ -42,15 +44,8 @@ def path_shares(caption: ExplainedCaption) -> PathShares:
     """
     if caption.words == 0:
         return PathShares(*(np.zeros(0) for _ in PathShares._fields))
-    score = WordScoreFromGrid(caption.captioner)
     with frozen(caption.captioner):
-        full, now, past, init = (
-            caption.annotations.detach().repeat(caption.words, 1, 1).requires_grad_() for _ in range(4)
-        )
-        (whole,) = torch.autograd.grad(score(full, *caption.rows).sum(), full)
-        split = score(now, *caption.rows, past, init).sum()
-        parts = torch.autograd.grad(split, (now, past, init), allow_unused=True, materialize_grads=True)
-    strengths = torch.stack([(full.detach() * part).sum(dim=2).abs().sum(dim=1) for part in parts])
+        found = caption.once(grid_gradients)
+    strengths = torch.stack([part.abs().sum(dim=1) for part in (found.now, found.past, found.init)])
     shares = strengths / strengths.sum(dim=0)
-    error = (sum(parts) - whole).flatten(1).norm(dim=1) / whole.flatten(1).norm(dim=1)
-    return PathShares(*(values.double().cpu().numpy() for values in (*shares, error)))
+    return PathShares(*(values.double().cpu().numpy() for values in (*shares, found.path_sum_error)))

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 from torch import Tensor
@@ -70,6 +70,23 @@ class Preprocessing:
         if picture.size == (self.size, self.size):
             return picture
         return picture.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+
+    def view_mask(self, mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "size size"]:
+        """What `view` shows of a mask: each pixel has the value of the mask's pixel that its centre falls on.
+
+        Args:
+            mask: as large as the picture that `view` is given.
+
+        Returns:
+            A mask of what the model sees. It can be empty: a thing may be too small to be seen, or cropped away.
+        """
+        sides = [min(mask.shape)] * 2 if self.fit == "crop" else list(mask.shape)
+        # Centre i lies at (n - side) / 2 + (i + 1/2) side / size; in whole numbers, so that no rounding moves it.
+        rows, columns = (
+            ((n - side) * self.size + (2 * np.arange(self.size) + 1) * side) // (2 * self.size)
+            for n, side in zip(mask.shape, sides, strict=True)
+        )
+        return mask[np.ix_(rows, columns)]
 
     def __call__(self, picture: Image.Image) -> Float[Tensor, "3 height width"]:
         """The encoder's input: `view` in [0, 1], less the channel means, divided by the deviations."""

@@ -5,9 +5,10 @@ Colours in the SVG are CSS variables of the page, so that one figure serves the 
 
 import base64
 import io
+import itertools
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -18,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reports.legend import CAPTIONS, MEASURES
-from reports.records import PATHS, MethodInfo, MetricRow
-from reports.summary import Estimate, Table
+from reports.legend import CAPTIONS, measure_of
+from reports.records import PATHS, TRIAL_DROPS, MethodInfo, MetricRow
+from reports.summary import ALL, Estimate, Table
 from reports.wording import printable
 
 # Stand-ins that matplotlib accepts as colours, and the CSS variable that takes the place of each.
@@ -44,6 +45,12 @@ _PATH_LOOKS = (
     ("earlier steps", "#e69f00", "black"),
     ("initial state", "#9a9a9a", "black"),
 )
+
+
+# Okabe & Ito again, without those that are hard to see on white or black; each with a dash of its own.
+_LINES = (
+    ("#0072b2", "-"), ("#d55e00", "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#9a9a9a", "-"), ("#e69f00", "--"),
+)  # fmt: skip
 
 
 def scores_by_beam(metrics: Iterable[MetricRow]) -> str | None:
@@ -76,41 +83,97 @@ def scores_by_beam(metrics: Iterable[MetricRow]) -> str | None:
 
 
 def measures_by_method(
-    table: Table, groups: Iterable[Sequence[MethodInfo]], measures: Sequence[str], *, name: str, title: str
+    table: Table,
+    groups: Iterable[Sequence[MethodInfo]],
+    measures: Sequence[str],
+    *,
+    name: str,
+    title: str,
+    ceiling: str = "ceiling: the true mask at this resolution",
 ) -> str | None:
     """One panel per measure, one line per method: value with interval, null and ceiling as marks.
 
     Args:
         table: of methods.
-        groups: the methods, with a gap after each group.
+        groups: the methods, with a gap after each group; within a group the best of the first panel comes first.
         measures: the panels.
         name: prefix of the ids inside the SVG, unique in the page.
         title: what a screen reader says.
+        ceiling: what the ceiling is called.
 
     Returns:
         An SVG element; None if no method has a value.
     """
-    lines: dict[str, tuple[float, str]] = {}
-    for gaps, group in enumerate(groups):
-        lines |= {
-            m.name: (len(lines) + i + 0.7 * gaps, m.label) for i, m in enumerate(group) if m.name in table
-        }
-    measures = [measure for measure in measures if any(measure in table[method] for method in lines)]
+    measures = [measure for measure in measures if any(measure in row for row in table.values())]
     if not measures:
         return None
+    lines: dict[str, tuple[float, str]] = {}
+    for gaps, group in enumerate(groups):
+        known = sorted(
+            (m for m in group if m.name in table), key=lambda m: _place(table[m.name], measures[0])
+        )
+        lines |= {m.name: (len(lines) + i + 0.7 * gaps, m.label) for i, m in enumerate(known)}
+    return _panels(table, lines, measures, name=name, title=title, ceiling=ceiling) if lines else None
+
+
+def _place(row: Mapping[str, Estimate], measure: str) -> float:
+    """The better, the lower; methods without a value come last."""
+    if measure not in row:
+        return np.inf
+    value = row[measure].interval.value
+    return -value if measure_of(measure).higher_is_better else value
+
+
+def trial_drops(trial: Table) -> str | None:
+    """One panel per way of tampering, one line per word class: what a word's probability loses."""
+    rows = {name: row for name, row in trial.items() if any(drop in row for drop in TRIAL_DROPS)}
+    measures = [drop for drop in TRIAL_DROPS if any(drop in row for row in rows.values())]
+    lines = {name: (float(place), name) for place, name in enumerate(rows)}
+    title = "What a word’s probability loses when attention is tampered with, per word class"
+    return (
+        _panels(rows, lines, measures, name="trial", title=title, ceiling="", same=True) if measures else None
+    )
+
+
+def _panels(
+    table: Table,
+    lines: Mapping[str, tuple[float, str]],
+    measures: Sequence[str],
+    *,
+    name: str,
+    title: str,
+    ceiling: str,
+    same: bool = False,
+) -> str:
+    """Panels side by side.
+
+    Args:
+        table: of what the lines stand for.
+        lines: height, from the top, and label of each.
+        measures: one panel each.
+        name: prefix of ids.
+        title: of the figure.
+        ceiling: what the ceiling is called.
+        same: whether all panels have the same scale.
+
+    Returns:
+        An SVG element.
+    """
     heights, labels = zip(*lines.values(), strict=True)
     with mpl.rc_context(_STYLE):
-        size = (2.4 + 2.1 * len(measures), 1.6 + 0.28 * heights[-1])
+        size = (2.4 + (1.6 if same else 2.1) * len(measures), 1.6 + 0.28 * heights[-1])
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+        axes = figure.subplots(1, len(measures), sharey=True, sharex=same, squeeze=False)[0]
         marks: dict[str, Any] = {}
         for ax, measure in zip(axes, measures, strict=True):
             found = [(y, table[m][measure]) for m, (y, _) in lines.items() if measure in table[m]]
-            marks |= _draw_marks(ax, found)
-            meaning = MEASURES[measure]
-            direction = "higher is better" if meaning.higher_is_better else "lower is better"
+            marks |= _draw_marks(ax, found, ceiling)
+            meaning = measure_of(measure)
+            words = {True: "higher is better", False: "lower is better", None: "0: it loses nothing"}
             ax.set(
-                title=meaning.label, xlabel=f"{meaning.range}\n{direction}", ylim=(heights[-1] + 0.6, -0.6)
+                title=meaning.label,
+                xlabel=f"{meaning.range}\n{words[meaning.higher_is_better]}",
+                ylim=(heights[-1] + 0.6, -0.6),
             )
             if meaning.range == "0 to 1":
                 ax.set(xlim=(-0.04, 1.06), xticks=(0, 0.5, 1))
@@ -119,24 +182,60 @@ def measures_by_method(
         return _svg(figure, name, title)
 
 
-def _draw_marks(ax: Axes, found: Sequence[tuple[float, Estimate]]) -> dict[str, Any]:
+def lag_profile(lags: Mapping[str, Mapping[int, Mapping[str, Estimate]]]) -> str | None:
+    """Attention on a word's place, steps before and after it is said: a line per word class, with 95 % intervals."""
+    classes = [name for name in lags if name != ALL] or list(lags)
+    measures = [
+        m for m in ("mass", "pointing") if any(m in row for name in classes for row in lags[name].values())
+    ]
+    if not measures:
+        return None
+    looks = dict(zip(classes, itertools.cycle(_LINES), strict=False))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10.8, 3.2), layout="constrained")
+        axes = figure.subplots(1, len(measures), squeeze=False)[0]
+        for ax, measure in zip(axes, measures, strict=True):
+            for number, (name, (colour, style)) in enumerate(looks.items()):
+                profile = {
+                    lag: row[measure].interval for lag, row in sorted(lags[name].items()) if measure in row
+                }
+                steps = [lag + 0.06 * (number - (len(looks) - 1) / 2) for lag in profile]
+                values = [found.value for found in profile.values()]
+                label = printable(name)[:40]
+                ax.plot(steps, values, linestyle=style, marker="o", color=colour, markersize=5, label=label)
+                for step, found in zip(steps, profile.values(), strict=True):
+                    if found.low is not None and found.high is not None:
+                        ax.plot([step, step], [found.low, found.high], color=colour, alpha=0.5, linewidth=2)
+            ax.set(
+                title=measure_of(measure).label, ylabel="0 to 1, higher is better", ylim=(-0.04, 1.04),
+                xlabel="attention so many steps after the word’s own", xticks=range(-2, 3),
+            )  # fmt: skip
+            ax.xaxis.grid(visible=False)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=6, frameon=False)
+        return _svg(figure, "lags", "Attention on a word’s place some steps before and after it is said")
+
+
+def _draw_marks(ax: Axes, found: Sequence[tuple[float, Estimate]], ceiling: str) -> dict[str, Any]:
     """Draws one panel; returns what its legend shows."""
-    for y, (interval, _, _) in found:
-        if interval.low is not None and interval.high is not None:
-            ax.plot([interval.low, interval.high], [y, y], color=_MAIN, linewidth=2.5, alpha=0.45)
+    for y, estimate in found:
+        low, high = estimate.interval.low, estimate.interval.high
+        if low is not None and high is not None:
+            ax.plot([low, high], [y, y], color=_MAIN, linewidth=2.5, alpha=0.45)
     for label, values, marker, size, colour in (
         ("value, 95 % interval", [e.interval.value for _, e in found], "o", 42, _MAIN),
         ("null: by chance", [e.null for _, e in found], "|", 120, _MARK),
-        ("ceiling: the true mask at this resolution", [e.ceiling for _, e in found], ">", 34, _MARK),
+        (ceiling, [e.ceiling for _, e in found], ">", 34, _MARK),
     ):
         xs, ys = (
             [v for v in values if v is not None],
             [y for v, (y, _) in zip(values, found, strict=True) if v is not None],
         )
         if xs:
-            look = {"marker": marker, "s": size, "color": colour, "linewidth": 1.6 if marker == "|" else 0}
-            sns.scatterplot(
-                x=xs, y=ys, ax=ax, label=label, legend=False, zorder=3 if marker == "o" else 2, **look
+            width = 1.6 if marker == "|" else 0
+            above = 3 if marker == "o" else 2
+            ax.scatter(
+                xs, ys, s=size, marker=marker, color=colour, linewidth=width, label=label, zorder=above
             )
     ax.xaxis.grid(visible=False)
     handles, labels = ax.get_legend_handles_labels()

@@ -21,29 +21,31 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
-from reports.baseline import (
+from reports.baseline import read_baseline
+from reports.finished_run import (
+    FinishedRun,
+    hashes,
+    is_timed,
+    machine_terms,
+    model_place,
+    read_finished,
+    references_sha256,
+    sanity,
+)
+from reports.speed import Clock, Pace, SpeedRecord, SpeedRow, clock, compare_clocks
+from reports.stats import PERMUTATIONS, SEED, PairedTest, holm, paired_tests
+from reports.terms import (
     DIGITS,
     LIMITS,
     STATISTICS,
     TESTED,
     Baseline,
     BaselineError,
-    FinishedRun,
     MachineTerms,
     MetricTerms,
     SpeedTerms,
-    hashes,
-    is_timed,
-    machine_terms,
-    model_place,
-    read_baseline,
-    read_finished,
-    references_sha256,
-    sanity,
     within,
 )
-from reports.speed import Clock, Pace, SpeedRecord, SpeedRow, clock, compare_clocks
-from reports.stats import PERMUTATIONS, SEED, PairedTest, holm, paired_tests
 from reports.wording import beam, clip, printable
 
 NEAR_TIE = 1e-3

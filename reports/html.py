@@ -17,10 +17,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports import figures, legend, wording
-from reports.records import AGREEMENT, LOCALISATION, PATHS, CaptionRow, MethodInfo
+from reports.explanations import LAGS, PATH_MAPS
+from reports.explanations_page import explanation_figures, explanation_tables, grouped
+from reports.records import CaptionRow, MethodInfo
 from reports.store import RunStore, map_key, write_atomically
 from reports.summary import Summary, summarise
-from reports.verdict import caveats, verdict
+from reports.verdict import caveats, headline, verdict
 
 SHOWN_IMAGES = 48
 """Gaze strips in a report."""
@@ -81,7 +83,8 @@ def render_report(store: RunStore) -> str:
     half = len(ordered) // 2
     extremes = {"lowest": ordered[:half][:SHOWN_EXTREMES], "highest": ordered[half:][::-1][:SHOWN_EXTREMES]}
     pictures = store.read_thumbs(dict.fromkeys([*shown, *extremes["lowest"], *extremes["highest"]]))
-    groups = _groups(summary.methods)
+    groups = grouped(summary.methods)
+    drawn = {"scores": figures.scores_by_beam(record.metrics)} | explanation_figures(summary, groups)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -102,12 +105,12 @@ def render_report(store: RunStore) -> str:
                 for title, image_ids in extremes.items()
             },
             failures=store.read_failures(),
-            figures=_figures(summary, groups),
-            groups=groups,
-            LOCALISATION=LOCALISATION,
-            AGREEMENT=AGREEMENT,
-            PATHS=dict(zip(PATHS, ("This step’s attention", "Earlier steps", "Initial state"), strict=True)),
-            **{name: getattr(legend, name) for name in ("arrow", "CAPTIONS", "MEASURES")},
+            # Markup is right here: matplotlib drew these elements and escaped the labels in them as XML.
+            figures={name: Markup(svg) for name, svg in drawn.items() if svg},  # noqa: S704
+            tables=explanation_tables(summary, groups),
+            headline=headline(summary),
+            labels={method.name: method.label for method in summary.methods},
+            **{name: getattr(legend, name) for name in ("arrow", "CAPTIONS", "MEASURES", "OPERATORS")},
             beam_name=wording.beam,
             **{
                 name: getattr(wording, name)
@@ -153,7 +156,7 @@ def _strips(
     shown: Sequence[str],
 ) -> list[Strip]:
     assert summary.record.explanations is not None
-    beam, methods = summary.record.explanations.beam_size, _rows(summary.methods)
+    beam, methods = summary.record.explanations.beam_size, _rows(summary)
     maps = store.read_maps(map_key(image_id, beam, method.name) for image_id in shown for method in methods)
     rows = rows[rows["image_id"].isin(shown)]
     columns = (rows[name] for name in ("image_id", "method", "word_index", "pointing", "mass"))
@@ -176,9 +179,13 @@ def _strips(
     return strips
 
 
-def _rows(methods: Sequence[MethodInfo]) -> list[MethodInfo]:
-    """Attention, one method on the grid and one on pixels: those preferred, else the first of their kind."""
-    first = sorted(methods, key=lambda method: method.name != _PREFERRED.get(method.kind))
+def _rows(summary: Summary) -> list[MethodInfo]:
+    """Attention, one method on the grid and one on pixels: those preferred, else the first that is not struck out."""
+    parts = (*PATH_MAPS, *(name for lag, name in LAGS.items() if lag))
+    first = sorted(
+        (method for method in summary.methods if method.name not in parts),
+        key=lambda method: (method.name in summary.struck, method.name != _PREFERRED.get(method.kind)),
+    )
     found = (
         next((method for method in first if method.kind == kind), None)
         for kind in ("attention", "grid", "pixels")
@@ -195,34 +202,3 @@ def _note(hit: float, mass: float) -> str:
 def _probability(row: CaptionRow, index: int) -> str:
     known = index < len(row.word_log_probs)
     return wording.percent(math.exp(min(row.word_log_probs[index], 0.0))) if known else ""
-
-
-def _groups(methods: Sequence[MethodInfo]) -> dict[str, list[MethodInfo]]:
-    """Explanations, controls and the oracle, which tables and figures keep apart."""
-    groups: dict[str, list[MethodInfo]] = {}
-    for method in methods:
-        if method.kind != "control":
-            title = "Explanations"
-        elif method.name.startswith("oracle"):
-            title = "Oracle: maps made from the answer"
-        else:
-            title = "Controls: maps that know nothing of the word"
-        groups.setdefault(title, []).append(method)
-    return groups
-
-
-def _figures(summary: Summary, groups: Mapping[str, Sequence[MethodInfo]]) -> dict[str, Markup]:
-    drawn = {
-        "scores": figures.scores_by_beam(summary.record.metrics),
-        "localisation": figures.measures_by_method(
-            summary.localisation, groups.values(), ("pointing", "mass", "rank", "auc"),
-            name="localisation", title="Localisation per method with null and ceiling",
-        ),
-        "agreement": figures.measures_by_method(
-            summary.agreement, groups.values(), AGREEMENT,
-            name="agreement", title="Agreement with attention per method with null",
-        ),
-        "paths": figures.path_shares(summary.paths),
-    }  # fmt: skip
-    # Markup is right here: matplotlib drew these elements and escaped the labels in them as XML.
-    return {name: Markup(svg) for name, svg in drawn.items() if svg}  # noqa: S704

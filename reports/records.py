@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 SCHEMA_VERSION = 1
 AGREEMENT = ("cosine", "root_jsd", "top10_iou", "pearson", "spearman")
@@ -283,6 +283,8 @@ class CaptionRow:
     """Mean over its words: 0, all attention on one cell, to 1, evenly spread."""
     attention_movement: float | None = None
     """Largest total variation distance between the maps of two words: 0, all are the same, to 1."""
+    attention_coverage: float | None = None
+    """Share of the picture that all its words together look at: near 0, one cell, to 1, all cells alike."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +293,11 @@ class Failure:
 
     image_id: str
     reason: str
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """For `json.loads(parse_constant=…)`: NaN and infinities are no JSON, whatever Python says."""
+    raise ValueError(f"{name} is not JSON")
 
 
 def to_json(record: RunRecord | CaptionRow | Failure) -> dict[str, object]:

@@ -4,6 +4,7 @@ What every interval and test is, and why, is told in docs/statistics.md.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 from math import sqrt
 from statistics import NormalDist
 from typing import NamedTuple, TypeVar
@@ -42,7 +43,9 @@ __all__ = [
     "meteor",
     "metric_intervals",
     "paired_tests",
+    "rank_biserial",
     "ratio_interval",
+    "ratio_intervals",
     "resample_weights",
     "resampled_sums",
     "share_interval",
@@ -162,18 +165,74 @@ def ratio_interval(
     Returns:
         The interval; None if no image has a positive denominator.
     """
+    (interval,) = ratio_intervals(numerators[:, None], denominators[:, None], resamples=resamples, seed=seed)
+    return interval
+
+
+def ratio_intervals(
+    numerators: Float[np.ndarray, "image ratio"],
+    denominators: Float[np.ndarray, "image ratio"],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> list[Interval | None]:
+    """`ratio_interval` of many ratios at once; those that have the same images share their resamples.
+
+    Args:
+        numerators: one row per image, one column per ratio.
+        denominators: likewise, not negative.
+        resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Returns:
+        One interval per column; None where no image has a positive denominator.
+    """
     kept = denominators > 0
-    if not kept.any():
-        return None
-    parts = np.stack([numerators[kept], denominators[kept]], axis=1)
-    part, whole = parts.T
-    value, n = part.sum() / whole.sum(), len(parts)
-    counted = bool((parts == np.floor(parts)).all() and (part >= 0).all() and (part <= whole).all())
+    same: dict[bytes, list[int]] = {}
+    for column, images in enumerate(kept.T):
+        if images.any():
+            same.setdefault(images.tobytes(), []).append(column)
+    found: list[Interval | None] = [None] * numerators.shape[1]
+    for columns in same.values():
+        images = kept[:, columns[0]]
+        parts, wholes = numerators[images][:, columns], denominators[images][:, columns]
+        drawn = _drawn_sums(np.concatenate([parts, wholes], axis=1), resamples, seed)
+        for place, column in enumerate(columns):
+            ratios = drawn[:, place] / drawn[:, place + len(columns)]
+            found[column] = _ratio(parts[:, place], wholes[:, place], ratios)
+    return found
+
+
+def _ratio(
+    part: Float[np.ndarray, " image"],
+    whole: Float[np.ndarray, " image"],
+    drawn: Float[np.ndarray, " resample"],
+) -> Interval:
+    value, n = part.sum() / whole.sum(), len(part)
+    whole_numbers = bool((part == np.floor(part)).all() and (whole == np.floor(whole)).all())
+    counted = whole_numbers and bool((part >= 0).all() and (part <= whole).all())
     if counted and n > 1 and (whole == 1).all():
         return share_interval(int(part.sum()), n)
-    sums = resampled_sums(parts, resamples=resamples, seed=seed)
-    interval = _interval(value, sums[:, 0] / sums[:, 1], n, top=1.0 if counted else None)
+    interval = _interval(value, drawn, n, top=1.0 if counted else None)
     return interval if counted else _within(interval, part / whole)
+
+
+def _drawn_sums(
+    statistics: Float[np.ndarray, "image statistic"], resamples: int, seed: int
+) -> Float[np.ndarray, "resample statistic"]:
+    """`resampled_sums`; what was drawn for so many images is kept, a report asks for it a thousand times."""
+    n = len(statistics)
+    if resamples * n > _BLOCK:
+        return resampled_sums(statistics, resamples=resamples, seed=seed)
+    sums: Float[np.ndarray, "resample statistic"] = _kept_weights(n, resamples, seed) @ statistics
+    return sums
+
+
+@lru_cache(maxsize=4)
+def _kept_weights(n: int, resamples: int, seed: int) -> Float[np.ndarray, "resample image"]:
+    weights = resample_weights(n, resamples=resamples, seed=seed)
+    weights.flags.writeable = False
+    return weights
 
 
 def metric_intervals(
@@ -275,6 +334,25 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
         largest = max(largest, min(1.0, (m - place) * p_values[key]))
         adjusted[key] = largest
     return {key: adjusted[key] for key in p_values}
+
+
+def rank_biserial(differences: Float[np.ndarray, " image"]) -> float | None:
+    """Effect size of paired differences: the matched-pairs rank-biserial correlation.
+
+    Kerby 2014, Compr. Psychol. 3:1. Differences are ranked by size, as in Wilcoxon's signed-rank test, ties by
+    their mean rank; the ranks of those above 0 less the ranks of those below, as a share of all.
+
+    Args:
+        differences: one number per image; those of 0 are left out.
+
+    Returns:
+        -1, all below 0, to 1, all above; None if none differs.
+    """
+    differ = differences[np.abs(differences) > _ROUNDING]
+    if not differ.size:
+        return None
+    ranks = pd.Series(np.abs(differ)).rank().to_numpy()
+    return float((ranks * np.sign(differ)).sum() / ranks.sum())
 
 
 def _interval(value: float, drawn: Float[np.ndarray, " resample"], n: int, *, top: float | None) -> Interval:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, NoReturn, TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,7 @@ from reports.records import (
     RunRecord,
     StageRow,
     from_json,
+    refuse_constant,
     to_json,
 )
 from reports.speed import SpeedRecord
@@ -402,13 +403,9 @@ def _json(value: object, where: str, *, indent: int | None = None) -> bytes:
     return text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes \udc80, as JSON writes it
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _decode(content: bytes, where: str) -> object:
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+        return json.loads(content.decode("utf-8"), parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise RunError(
             f"{where} is not JSON ({error}); the run may be damaged: start over with --fresh"

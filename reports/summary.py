@@ -4,28 +4,55 @@ Intervals are 95 % bootstrap intervals over images. A *null* is what a measure t
 what the true mask reaches at the map's resolution.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from reports.records import AGREEMENT, LOCALISATION, PATHS, MethodInfo, MetricRow, RunRecord
+from reports.audit import Audit, audit
+from reports.estimates import OPERATED, Estimate, Table, askable, estimate, estimates, table, with_marks
+from reports.explanations import (
+    LAGS,
+    Comparison,
+    Intervention,
+    Sanity,
+    comparisons,
+    failed_gates,
+    interventions,
+    sanity,
+)
+from reports.records import (
+    AGREEMENT,
+    EXTRAS,
+    GATE,
+    LOCALISATION,
+    PATHS,
+    TRIAL_DISTANCES,
+    TRIAL_DROPS,
+    ExplanationInfo,
+    MethodInfo,
+    MetricRow,
+    RunRecord,
+)
 from reports.stats import Interval, ratio_interval
 from reports.store import RunStore
+
+__all__ = ["Completeness", "Estimate", "Summary", "Table", "estimate", "summarise"]
 
 COMPLETE_WITHIN = 0.05
 """The share of the score difference that a complete method's sum may miss, in the median over words."""
 WORD_CLASSES = ("colour", "shape", "relation", "content", "function")
 """The order in which word classes are shown; others follow."""
+ALL, CONTENT = "all words", "all but function words"
+"""Rows above those of the single classes."""
+FUNCTION = "function"
+BY_CLASS = ("auc", "mass", "pointing", "cosine", "abpc_cells")
+"""Measures that are shown word class by word class for every method."""
 
 
-class Estimate(NamedTuple):
-    """A mean over words with its interval over images, and its marks."""
-
-    interval: Interval
-    null: float | None
-    ceiling: float | None
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Completeness(NamedTuple):
@@ -41,19 +68,6 @@ class Completeness(NamedTuple):
         return self.median < COMPLETE_WITHIN
 
 
-Table = Mapping[str, Mapping[str, Estimate]]
-"""Name of a method or word class -> measure -> estimate; what has no value is absent."""
-
-
-class ClassTables(NamedTuple):
-    """What was measured of the words of one class."""
-
-    localisation: Table
-    """Of methods."""
-    agreement: Table
-    """Of methods."""
-
-
 class Summary(NamedTuple):
     """Everything a run found, apart from single captions."""
 
@@ -66,18 +80,32 @@ class Summary(NamedTuple):
     """Share of words that are true of their picture, at the best beam size, where the data set knows."""
     ranking: Mapping[str, float]
     """Image id -> score at the best beam size, worst first."""
-    methods: tuple[MethodInfo, ...]
-    localisation: Table
+    methods: tuple[MethodInfo, ...] = ()
+    struck: Mapping[str, str] = _NONE
+    """Methods that are neither ranked nor compared, with the reason: they failed a gate or the sanity check."""
+    localisation: Table = _NONE
     """Of methods."""
-    attention_by_class: Table
+    attention_by_class: Table = _NONE
     """Localisation of attention, of word classes."""
-    agreement: Table
+    agreement: Table = _NONE
     """Of methods."""
-    classes: Mapping[str, ClassTables]
-    """By word class."""
-    completeness: Mapping[str, Completeness]
-    paths: Table
-    """Of word classes, "all words" first."""
+    faithfulness: Table = _NONE
+    """Of methods; null is the random control, ceiling the true place on the grid, which is no limit here."""
+    extras: Table = _NONE
+    """Of methods."""
+    classes: Mapping[str, Table] = _NONE
+    """Measure -> method -> word class."""
+    completeness: Mapping[str, Completeness] = _NONE
+    paths: Table = _NONE
+    """Of word classes, `ALL` and `CONTENT` first."""
+    lags: Mapping[str, Mapping[int, Mapping[str, Estimate]]] = _NONE
+    """`ALL` or word class -> steps after the word's own -> attention's mass and pointing there."""
+    trial: Table = _NONE
+    """Of word classes, `ALL` and `CONTENT` first."""
+    sanity: Sanity | None = None
+    interventions: Mapping[str, Intervention] = _NONE
+    comparisons: tuple[Comparison, ...] = ()
+    audit: tuple[Audit, ...] = ()
 
 
 def summarise(store: RunStore) -> Summary:
@@ -89,75 +117,113 @@ def summarise(store: RunStore) -> Summary:
     Returns:
         The summary; tables are empty where the run holds nothing for them.
     """
-    record, scores, rows = store.read_run(), store.read_scores(), store.read_attributions()
+    record, scores = store.read_run(), store.read_scores()
     best = _best(record.metrics)
-    methods: tuple[MethodInfo, ...] = ()
-    of: dict[str, pd.DataFrame] = {}
-    if record.explanations is not None and rows is not None:
-        methods = record.explanations.methods
-        rows = rows[rows["beam_size"] == record.explanations.beam_size]
-        of = {method.name: rows[rows["method"] == method.name] for method in methods}
-    attention = [("all words", of["attention"])] if "attention" in of else []
-    by_class = list(_by_class(of["attention"])) if attention else []
-    classes = {name: _class_tables(of, name) for name, _ in by_class}
     at_best = scores[scores["beam_size"] == best.beam_size] if scores is not None and best else None
-    completeness = ((method.name, _completeness(of[method.name])) for method in methods if method.complete)
-    return Summary(
+    summary = Summary(
         record=record,
         best=best,
         leads=_leads(scores, best) if scores is not None and best else {},
         true_words=_true_words(at_best) if at_best is not None else None,
         ranking=_ranking(at_best, best.name) if at_best is not None and best else {},
-        methods=methods,
-        localisation=_table(of.items(), LOCALISATION),
-        attention_by_class={
-            name: tables.localisation["attention"]
-            for name, tables in classes.items()
-            if "attention" in tables.localisation
-        },
-        agreement=_table(_compared(of), AGREEMENT),
-        classes=classes,
-        completeness={name: found for name, found in completeness if found},
-        paths=_table(attention + by_class, PATHS),
+    )
+    rows = store.read_attributions() if record.explanations else None
+    if record.explanations is None or rows is None:
+        return summary
+    explained, checked, tampered = record.explanations, store.read_sanity(), store.read_interventions()
+    rows = with_marks(rows[rows["beam_size"] == explained.beam_size])
+    summary = _with_tables(summary, rows, explained.methods)
+    sane = sanity(checked, explained.methods) if checked is not None else None
+    struck = _struck(explained, summary.completeness, sane)
+    return summary._replace(
+        struck=struck,
+        sanity=sane,
+        interventions=interventions(tampered) if tampered is not None else {},
+        comparisons=comparisons(rows, explained.methods, struck),
+        audit=audit(summary.localisation, summary.faithfulness, rows, explained.methods, struck),
     )
 
 
-def estimate(rows: pd.DataFrame, measure: str) -> Estimate | None:
-    """The mean of a measure over words.
-
-    Args:
-        rows: of attributions.parquet.
-        measure: a column; words where it is null are left out.
-
-    Returns:
-        The estimate, null and ceiling being means over the same words; None if no word has a value.
-    """
-    rows = rows[np.isfinite(rows[measure])]
-    per_image = rows.groupby("image_id", sort=True)[measure].agg(["sum", "count"])
-    interval = ratio_interval(per_image["sum"].to_numpy(np.float64), per_image["count"].to_numpy(np.float64))
-    if interval is None:
-        return None
-    return Estimate(interval, _mean(rows, f"{measure}_null"), _mean(rows, f"{measure}_ceiling"))
-
-
-def _mean(rows: pd.DataFrame, column: str) -> float | None:
-    mean = float(rows[column].mean()) if column in rows else np.nan
-    return mean if np.isfinite(mean) else None
-
-
-def _table(groups: Iterable[tuple[str, pd.DataFrame]], measures: Sequence[str]) -> Table:
-    table = {name: {m: found for m in measures if (found := estimate(rows, m))} for name, rows in groups}
-    return {name: row for name, row in table.items() if row}
-
-
-def _compared(of: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The methods whose maps are compared with attention."""
-    return ((name, rows) for name, rows in of.items() if name != "attention")
+def _with_tables(summary: Summary, rows: pd.DataFrame, methods: Sequence[MethodInfo]) -> Summary:
+    """Fills in the tables of means over words."""
+    groups = {str(name): ours for name, ours in rows.groupby("method", sort=False)}
+    of = {m.name: groups[m.name] for m in methods if m.name in groups}
+    shown = {name: ours for name, ours in of.items() if name not in LAGS.values() or name == LAGS[0]}
+    others = {name: ours for name, ours in shown.items() if name != LAGS[0]}
+    attention = of.get(LAGS[0], rows[:0])
+    classes = dict(_by_class(attention))
+    content = attention[attention["word_class"] != FUNCTION]
+    strata = {ALL: attention, CONTENT: content} | classes
+    completeness = ((m.name, _completeness(of[m.name])) for m in methods if m.complete and m.name in of)
+    return summary._replace(
+        methods=tuple(methods),
+        localisation=table(shown.items(), LOCALISATION, askable(rows, LOCALISATION)),
+        attention_by_class={
+            name: row
+            for name, ours in classes.items()
+            if (row := estimates(ours, LOCALISATION, askable(rows[rows["word_class"] == name], LOCALISATION)))
+        },
+        agreement=table(others.items(), AGREEMENT, askable(rows, AGREEMENT)),
+        faithfulness=table(shown.items(), OPERATED, askable(rows, OPERATED)),
+        extras=table(shown.items(), EXTRAS, askable(rows, EXTRAS)),
+        classes=_class_tables(rows, shown),
+        completeness={name: found for name, found in completeness if found},
+        paths=table(strata.items(), PATHS),
+        lags=_lags(of, [ALL, *classes]),
+        trial=table(strata.items(), (*TRIAL_DROPS, *TRIAL_DISTANCES, GATE)),
+    )
 
 
-def _class_tables(of: Mapping[str, pd.DataFrame], word_class: str) -> ClassTables:
-    ours = {name: rows[rows["word_class"] == word_class] for name, rows in of.items()}
-    return ClassTables(_table(ours.items(), LOCALISATION), _table(_compared(ours), AGREEMENT))
+def _class_tables(rows: pd.DataFrame, shown: Collection[str]) -> dict[str, Table]:
+    """Of each measure of `BY_CLASS`: method -> word class -> estimate."""
+    tables: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for name, every in _by_class(rows):
+        asked = askable(every, BY_CLASS)
+        for method, ours in every.groupby("method", sort=False):
+            if method in shown:
+                for measure, found in estimates(ours, BY_CLASS, asked).items():
+                    tables.setdefault(measure, {}).setdefault(str(method), {})[name] = found
+    return {measure: tables[measure] for measure in BY_CLASS if measure in tables}
+
+
+def _lags(
+    of: Mapping[str, pd.DataFrame], classes: Sequence[str]
+) -> dict[str, dict[int, dict[str, Estimate]]]:
+    """Attention's mass and pointing some steps before and after each word; empty if only its own step was measured."""
+    known = {lag: of[name] for lag, name in LAGS.items() if name in of}
+    if len(known) < 2:
+        return {}
+    measures = ("mass", "pointing")
+    profiles = {}
+    for name in classes:
+        words = {
+            lag: rows if name == ALL else rows[rows["word_class"] == name] for lag, rows in known.items()
+        }
+        asked = askable(words[0], measures) if 0 in words else None
+        profile = {lag: row for lag, rows in words.items() if (row := estimates(rows, measures, asked))}
+        if profile:
+            profiles[name] = profile
+    return profiles
+
+
+def _struck(
+    explained: ExplanationInfo, completeness: Mapping[str, Completeness], sane: Sanity | None
+) -> dict[str, str]:
+    """Methods that are out, in the order of all methods, with the reasons in half a sentence."""
+    gates = failed_gates(explained.gates)
+    gated = {row.method for row in explained.gates if row.gate == "completeness"}
+    struck = {}
+    for method in explained.methods:
+        name = method.name
+        reasons = [gates[name]] if name in gates else []
+        if name in completeness and name not in gated and not completeness[name].holds:
+            missed = 100 * completeness[name].median
+            reasons.append(f"its sum misses the score difference it should add up to by {missed:.0f} %")
+        if sane and name in sane.vetoed:
+            reasons.append(sane.vetoed[name])
+        if reasons:
+            struck[name] = "; ".join(reasons)
+    return struck
 
 
 def _by_class(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

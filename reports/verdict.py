@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from reports.explanations import PATH_MAPS, Comparison
+from reports.legend import measure_of
 from reports.records import FROM_FILE, PATHS, MetricRow
-from reports.summary import Estimate, Summary
+from reports.summary import ALL, CONTENT, Estimate, Summary
 from reports.wording import beam, measured, number, percent, row_span, span
 
 _CAN_NOT = "Can’t be said"
+_REFERENCE, _FAITHFULNESS = "grid_integrated_gradients", "abpc_cells"
 _NOTHING = "This run explained no captions; `--explain 64` does."
 
 
@@ -73,6 +76,8 @@ def _looks(summary: Summary) -> Finding:
     question, explained = "Does it look where it speaks?", summary.record.explanations
     attention = summary.localisation.get("attention", {})
     pointing = attention.get("pointing")
+    if "attention" in summary.struck:
+        return Finding(question, _CAN_NOT, (_why_not_compared(summary, "attention", None),))
     if pointing is None:
         why = (explained.reason if explained else None) or "this data set has no regions to compare with"
         return Finding(question, _CAN_NOT, (f"{why[:1].upper()}{why[1:]}." if explained else _NOTHING,))
@@ -109,11 +114,17 @@ def _grade(found: Estimate, ceiling: float, enough: float) -> str:
 
 
 def _agrees(summary: Summary) -> Finding:
-    """By the cosine with integrated gradients on the grid, with `_grade`: Yes from halfway to 1."""
+    """By the cosine with integrated gradients on the grid, with `_grade`: Yes from halfway to 1.
+
+    Where they were not run, or failed a gate, the first other method on the grid speaks.
+    """
     question = "Does attention agree with gradients?"
     grid = sorted(
-        (m for m in summary.methods if m.kind == "grid"), key=lambda m: m.name != "grid_integrated_gradients"
+        (m for m in summary.methods if m.kind == "grid" and m.name not in (*PATH_MAPS, *summary.struck)),
+        key=lambda m: m.name != _REFERENCE,
     )
+    if "attention" in summary.struck:
+        return Finding(question, _CAN_NOT, (_why_not_compared(summary, "attention", None),))
     method = next((m for m in grid if "cosine" in summary.agreement.get(m.name, {})), None)
     if method is None:
         why = "No gradient method was run on the attention grid." if summary.methods else _NOTHING
@@ -126,23 +137,138 @@ def _agrees(summary: Summary) -> Finding:
 
 
 def _accounts(summary: Summary) -> Finding:
-    """The mean share of the full gradient that runs through this step's attended context."""
-    question, paths = (
-        "How much of a word’s evidence can attention account for?",
-        summary.paths.get("all words", {}),
-    )
+    """The mean share of the full gradient that runs through this step's attended context, over all but function words.
+
+    Over all words where no other share is known.
+    """
+    question = "How much of a word’s evidence can attention account for?"
+    paths = summary.paths.get(CONTENT) or summary.paths.get(ALL, {})
+    if "attention" in summary.struck:
+        return Finding(question, _CAN_NOT, (_why_not_compared(summary, "attention", None),))
     if not set(PATHS) <= set(paths):
-        return Finding(
-            question, _CAN_NOT, ("The gradient’s paths were not measured." if summary.methods else _NOTHING,)
-        )
+        why = "The gradient’s paths were not measured." if summary.methods else _NOTHING
+        return Finding(question, _CAN_NOT, (why,))
     now, past, init = (paths[path].interval for path in PATHS)
+    which = "a word’s gradient, function words aside," if CONTENT in summary.paths else "a word’s gradient"
     sentences = (
-        f"{percent(now.value)} ({span(now, unit='share')}) of a word’s gradient runs through what is attended "
+        f"{percent(now.value)} ({span(now, unit='share')}) of {which} runs through what is attended "
         "to while it is said.",
         f"{percent(past.value)} comes through earlier steps and {percent(init.value)} through the initial "
         "state, which no attention map of this step can show.",
     )
     return Finding(question, percent(now.value), sentences)
+
+
+def headline(summary: Summary) -> tuple[Finding, ...]:
+    """What the explanation benchmark found of attention, in four answers; none if nothing was explained."""
+    if not summary.methods:
+        return ()
+    return _accounts(summary), _faithful(summary), _beats_centre(summary), _on_trial(summary)
+
+
+def _faithful(summary: Summary) -> Finding:
+    """By the paired difference in ABPC, cells being replaced, between attention and integrated gradients on the grid.
+
+    *More* or *less* if its 95 % interval excludes 0, *as faithful* if it covers 0, which is no proof of equality: the
+    interval says how large a difference may have been missed.
+    """
+    question = "Is attention as faithful as integrated gradients?"
+    found = _comparison(summary, _REFERENCE, _FAITHFULNESS)
+    if found is None or found.test.low is None or found.test.high is None:
+        return Finding(question, _CAN_NOT, (_why_not_compared(summary, _REFERENCE, found),))
+    ahead = _ahead(found)
+    answer = {1: "More faithful", -1: "Less faithful", 0: "As faithful"}[ahead]
+    told = {
+        1: "Attention’s map is more faithful than that of integrated gradients on the grid",
+        -1: "Attention’s map is less faithful than that of integrated gradients on the grid",
+        0: f"No difference shows on {_images(found)}",
+    }[ahead]
+    return Finding(question, answer, (f"{told}: {_difference(found)}.",))
+
+
+def _beats_centre(summary: Summary) -> Finding:
+    """By the paired difference between attention and a spot in the picture's centre, in AUC.
+
+    In mass where there is no AUC, in ABPC (cells) on data without places. *Yes* or *No, the centre is better* if the
+    95 % interval excludes 0, else *Not shown*.
+    """
+    question = "Does attention beat a spot in the picture’s centre?"
+    pairs = (_comparison(summary, "centre", measure) for measure in ("auc", "mass", _FAITHFULNESS))
+    found = next((pair for pair in pairs if pair and pair.test.low is not None), None)
+    if found is None:
+        return Finding(question, _CAN_NOT, (_why_not_compared(summary, "centre", None),))
+    answer = {1: "Yes", -1: "No, the centre is better", 0: "Not shown"}[_ahead(found)]
+    return Finding(
+        question, answer, (f"Attention beside the spot, on {_images(found)}: {_difference(found)}.",)
+    )
+
+
+def _on_trial(summary: Summary) -> Finding:
+    """What shuffling this step's attention weights costs, over all but function words.
+
+    *Nothing that shows* if the 95 % interval of the lost probability reaches down to 0.
+    """
+    question = "What does a word lose when its attention is shuffled?"
+    trial = summary.trial.get(CONTENT) or summary.trial.get(ALL, {})
+    if "permute_drop" not in trial:
+        return Finding(question, _CAN_NOT, ("Attention was not put on trial in this run.",))
+    lost = trial["permute_drop"].interval
+    if lost.low is None or lost.high is None:
+        return Finding(question, _CAN_NOT, ("One image has no interval.",))
+    ends = f"{_points(lost.low)} to {_points(lost.high)}"
+    sentence = (
+        f"A word that is no function word loses {_points(lost.value)} ({ends}) points of its probability"
+    )
+    if lost.low <= 0:
+        return Finding(question, "Nothing that shows", (f"{sentence}, which may be none.",))
+    even = trial.get("uniform_drop")
+    more = f"; with the same weight on every cell {_points(even.interval.value)}" if even else ""
+    return Finding(question, f"{_points(lost.value)} points", (f"{sentence}{more}.",))
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}".replace("-", "−")
+
+
+def _comparison(summary: Summary, method: str, measure: str) -> Comparison | None:
+    return next((c for c in summary.comparisons if (c.method, c.measure) == (method, measure)), None)
+
+
+def _ahead(found: Comparison) -> int:
+    """1 if attention is better beyond noise, -1 if it is worse, 0 if the interval covers 0."""
+    assert found.test.low is not None
+    assert found.test.high is not None
+    if found.test.low <= 0 <= found.test.high:
+        return 0
+    return 1 if (found.test.difference < 0) == measure_of(found.measure).higher_is_better else -1
+
+
+def _difference(found: Comparison) -> str:
+    """How far attention lies above or below, with the interval; with signs where the interval covers 0."""
+    label, ahead = measure_of(found.measure).label, -found.test.difference
+    ends = sorted((0.0 - (found.test.low or 0.0), 0.0 - (found.test.high or 0.0)))
+    if ends[0] <= 0 <= ends[1]:
+        shown = [number(value).replace("-", "−") for value in (ahead, *ends)]
+        return f"its {label} differs by {shown[0]} ({shown[1]} to {shown[2]})"
+    low, high = sorted(map(abs, ends))
+    where = "higher" if ahead > 0 else "lower"
+    return f"its {label} is {number(abs(ahead))} {where} ({number(low)} to {number(high)})"
+
+
+def _images(found: Comparison) -> str:
+    return f"{found.test.n:,} image{'s'[: found.test.n != 1]}"
+
+
+def _why_not_compared(summary: Summary, method: str, found: Comparison | None) -> str:
+    label = next((m.label for m in summary.methods if m.name == method), None)
+    for name, shown in (("attention", "Attention"), (method, label)):
+        if shown is not None and name in summary.struck:
+            return f"{shown} is left out: {summary.struck[name]}."
+    if label is None:
+        return f"The method “{method}” was not run."
+    if found is not None:
+        return "One image has no interval."
+    return f"No measure is known of attention and of “{label}” on the same words."
 
 
 def caveats(summary: Summary) -> Iterator[str]:
@@ -168,9 +294,7 @@ def caveats(summary: Summary) -> Iterator[str]:
             yield f"At {beam(row.beam_size)}, {share} of captions reached the length limit unfinished."
     for name, reason in dict.fromkeys((row.name, row.reason) for row in record.metrics if row.value is None):
         yield f"{name} was not computed: {reason or 'no reason was stored'}."
-    for method in summary.methods:
-        found = summary.completeness.get(method.name)
-        if found and not found.holds:
-            missed = percent(found.median)
-            yield f"{method.label} misses the score difference it should sum to by {missed}; don’t rank it."
+    labels = {method.name: method.label for method in summary.methods}
+    for name, reason in summary.struck.items():
+        yield f"{labels[name]} is struck out and not ranked: {reason}."
     yield from (*data.warnings, *record.warnings, *record.scoring_warnings)

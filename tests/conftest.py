@@ -1,5 +1,6 @@
 """What several tests share: a finished run over drawn pictures, made without a model."""
 
+import dataclasses
 import io
 import shutil
 from collections.abc import Callable
@@ -11,13 +12,20 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
+from reports.explanations import ANSWERS
 from reports.records import (
     AGREEMENT,
+    GATE,
     LOCALISATION,
+    NULLS,
+    PATHS,
     SCHEMA_VERSION,
+    TRIAL_DISTANCES,
+    TRIAL_DROPS,
     CaptionRow,
     DataInfo,
     ExplanationInfo,
+    GateRow,
     GitState,
     ImageCounts,
     MethodInfo,
@@ -40,22 +48,49 @@ CLASSES |= {"above": "relation"}
 # None for maps that know nothing of it.
 _METHODS = (
     ("attention", "Attention", "attention", False, False, 1.6),
+    ("attention_minus_2", "Attention two steps before", "attention", False, False, 9.0),
+    ("attention_minus_1", "Attention one step before", "attention", False, False, 2.4),
+    ("attention_plus_1", "Attention one step after", "attention", False, False, 3.2),
+    ("attention_plus_2", "Attention two steps after", "attention", False, False, 12.0),
+    ("path_now", "Input × gradient, this step", "grid", True, False, 1.8),
+    ("path_past", "Input × gradient, earlier steps", "grid", True, False, 4.0),
+    ("path_init", "Input × gradient, initial state", "grid", True, False, 9.0),
     ("grid_gradient", "Gradient (grid)", "grid", True, False, 2.6),
     ("grid_input_x_gradient", "Input × gradient (grid)", "grid", True, False, 2.2),
-    ("grid_integrated_gradients", "Integrated gradients (grid)", "grid", True, True, 1.9),
+    ("grid_integrated_gradients", "Integrated gradients (grid)", "grid", True, True, 1.5),
     ("pixel_saliency", "Saliency (pixels)", "pixels", False, False, 2.8),
     ("pixel_integrated_gradients", "Integrated gradients (pixels)", "pixels", True, True, 2.4),
     ("pixel_guided_backprop", "Guided backprop (pixels)", "pixels", True, False, 2.2),
+    ("pixel_grad_cam", "Grad-CAM (pixels)", "pixels", False, False, 6.0),
     ("uniform", "Uniform", "control", False, False, None),
     ("centre", "Centre", "control", False, False, None),
     ("random", "Random", "control", False, False, None),
     ("edges", "Edges", "control", False, False, None),
     ("other_image", "Attention of another image", "control", False, False, None),
-    ("oracle", "Oracle, full resolution", "control", False, False, 1.0),
-    ("oracle_grid", "Oracle, on the grid", "control", False, False, 1.2),
+    ("oracle", "True place, full resolution", "control", False, False, 1.0),
+    ("oracle_grid", "True place, on the grid", "control", False, False, 1.2),
+    ("inverse", "All but the true place, full resolution", "control", False, False, None),
+    ("inverse_grid", "All but the true place, on the grid", "control", False, False, None),
 )
-METHODS = tuple(MethodInfo(*fields, "this project") for *fields, _ in _METHODS)
 _WIDTH = {name: width for name, *_, width in _METHODS}
+FAILED = "pixel_guided_backprop"
+"""A method that fails a gate."""
+_DETAILS = {
+    "grid_integrated_gradients": {
+        "baseline": "mean annotation vector of each cell",
+        "steps": 32,
+        "forward": 32,
+    },
+    "pixel_saliency": {"resolution": "pixels", "forward": 1, "backward": 1, "seconds_per_word": 0.0021},
+    "pixel_grad_cam": {
+        "group": "comparison",
+        "note": "for comparison with papers; unsuited to soft attention",
+    },
+    FAILED: {"resolution": "pixels", "hooks": 4},
+}
+METHODS = tuple(MethodInfo(*fields, "this project", **_DETAILS.get(fields[0], {})) for *fields, _ in _METHODS)
+_FULL = ("oracle", "inverse")
+_LAGS = tuple(name for name in _WIDTH if name.startswith("attention_"))
 
 
 def _jpeg(picture: Image.Image) -> bytes:
@@ -88,29 +123,104 @@ def _measures(method: MethodInfo, word_class: str, rng: np.random.Generator) -> 
     row: dict[str, object] = {"region": None, "reason": "a function word has no place"}
     width = _WIDTH[method.name]
     near = 0.0 if width is None else 1 / width
-    if method.name != "attention":
+    if method.name != "attention" and method.name not in (*_LAGS, *_FULL):
         for name in AGREEMENT:
-            chance = 0.75 if name == "root_jsd" else 0.12
+            chance = {"root_jsd": 0.75, "spearman": 0.0, "pearson": 0.0}.get(name, 0.12)
             found = np.clip(0.15 + 1.2 * near + rng.normal(0, 0.08), 0, 1)
-            row |= {name: 1 - found if name == "root_jsd" else found, f"{name}_null": chance}
+            row |= {name: 1 - found if name == "root_jsd" else found}
+            row |= {f"{name}_{null}": chance + 0.02 * n for n, null in enumerate(NULLS)}
     if word_class != "function":
         row |= {"region": "union" if word_class == "relation" else "unique", "reason": None}
-        for name in LOCALISATION:
-            chance = {"lift": 1.0, "auc": 0.5}.get(name, 0.06)
-            best = {"lift": 18.0, "auc": 1.0, "pointing": 1.0, "rank": 1.0}.get(name, 0.74)
-            part = 1.0 if method.name == "oracle" else np.clip(1.4 * near + rng.normal(0, 0.1), 0, 1)
-            value = chance + (best - chance) * part
-            if name == "pointing":
-                value = float(part > 0.35)
-            row |= {name: value, f"{name}_null": chance, f"{name}_ceiling": best}
+        row |= _localisation(method.name, near, rng)
+        row |= _faithfulness(method.name, near, rng)
     if method.complete:
         row["completeness_error"] = abs(rng.normal(0, 0.01))
     if method.name == "attention":
-        shares = rng.dirichlet((8, 9, 8))
-        row |= dict(zip(("share_now", "share_past", "share_init"), shares, strict=True)) | {
-            "path_sum_error": 1e-6
-        }
+        row |= _trial(word_class != "function", rng)
     return row
+
+
+def _localisation(method: str, near: float, rng: np.random.Generator) -> dict[str, float]:
+    row = {}
+    for name in LOCALISATION:
+        chance = {"lift": 1.0, "auc": 0.5, "inside_outside": 0.5}.get(name, 0.06)
+        best = {"lift": 18.0, "auc": 1.0, "pointing": 1.0, "rank": 1.0}.get(name, 0.74)
+        part = 1.0 if method == "oracle" else float(np.clip(1.4 * near + rng.normal(0, 0.1), 0, 1))
+        value = 0.0 if method.startswith("inverse") else chance + (best - chance) * part
+        if name == "pointing":
+            value = float(part > 0.35)
+        row |= {name: value, f"{name}_null": chance, f"{name}_ceiling": best}
+    return row
+
+
+def _faithfulness(method: str, near: float, rng: np.random.Generator) -> dict[str, float]:
+    if method in (*_LAGS, *_FULL):
+        return {}
+    row = {}
+    for operator in ("cells", "blur"):
+        good = float(np.clip(0.05 + 0.9 * near + rng.normal(0, 0.05), 0, 1))
+        row |= {f"deletion_{operator}": 1 - 0.7 * good, f"insertion_{operator}": 0.2 + 0.6 * good}
+        row |= {f"abpc_{operator}": 0.8 * good, f"comprehensiveness_{operator}": 0.9 * good}
+        row |= {f"sufficiency_{operator}": 0.9 - 0.8 * good}
+    return row
+
+
+def _trial(visual: bool, rng: np.random.Generator) -> dict[str, float]:
+    shares = rng.dirichlet((8, 9, 8) if visual else (2, 9, 14))
+    row = dict(zip(PATHS, shares.tolist(), strict=True)) | {"path_sum_error": 1e-6}
+    size = 0.4 if visual else 0.03
+    row |= {name: float(size / (n + 1) * rng.uniform(0.5, 1)) for n, name in enumerate(TRIAL_DROPS)}
+    row |= {name: float(size * rng.uniform(0.5, 1)) for name in TRIAL_DISTANCES}
+    return row | {GATE: float(rng.uniform(0.6, 0.9) if visual else rng.uniform(0.1, 0.3))}
+
+
+def _sanity(image_ids: list[str], rng: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    stages = ("output", "recurrence", "attention", "encoder")
+    for image_id in image_ids:
+        for method in (m.name for m in METHODS if m.kind != "control" and m.name not in _LAGS):
+            for test in ("cascade", "independent"):
+                for order, stage in enumerate(stages):
+                    alike = float(np.clip(0.9 - 0.25 * order + rng.normal(0, 0.05), 0, 1))
+                    rows.append((image_id, test, method, stage, order, alike, alike - 0.1, np.nan, 5, None))
+            rows.append((image_id, "random word", method, "none", 0, 0.8, 0.7, np.nan, 5, None))
+            rows.append(
+                (image_id, "entropy", method, "all", 3, np.nan, np.nan, rng.normal(0.2, 0.1), 5, None)
+            )
+    columns = ["image_id", "test", "method", "stage", "order"]
+    frame = pd.DataFrame(rows, columns=[*columns, "cosine", "spearman", "entropy_rise", "words", "reason"])
+    untouched = (frame["method"] == "attention") & frame["stage"].isin(["output", "none"])
+    frame.loc[untouched, ["cosine", "spearman"]] = np.nan
+    frame.loc[untouched, "words"] = 0
+    frame.loc[untouched, "reason"] = "attention does not depend on the output layer"
+    return frame
+
+
+def _interventions(image_ids: list[str], rng: np.random.Generator) -> pd.DataFrame:
+    rows = [
+        (image_id, name, f"a caption, attention {name}", max(0.0, rng.normal(cider, 1)), true)
+        for image_id in image_ids
+        for name, cider, true in (("none", 7.0, 1.0), ("uniform", 3.0, 0.5), ("permuted", 2.0, 0.25))
+    ]
+    return pd.DataFrame(rows, columns=["image_id", "intervention", "caption", "cider", "words_true"])
+
+
+def _gates(words: int) -> tuple[GateRow, ...]:
+    rows = [GateRow("attention", "path sum", True, 2e-7, 1e-4, words, None)]
+    for method in METHODS:
+        if method.kind in ("grid", "pixels"):
+            complete = method.complete
+            rows.append(GateRow(
+                method.name, "completeness", True if complete else None, 0.008 if complete else None,
+                0.05 if complete else None, words if complete else 0,
+                None if complete else "its values need not sum to anything",
+            ))  # fmt: skip
+            rows.append(GateRow(method.name, "row independence", True, 3e-7, 1e-4, 4, None))
+            rows.append(GateRow(method.name, "model unchanged", True, 0.0, 0.0, words, None))
+    rows.append(GateRow(
+        FAILED, "hook coverage", False, 0.0, 1e-3, 4, "its maps equal those of the plain gradient"
+    ))  # fmt: skip
+    return tuple(rows)
 
 
 def _make_run(path: Path, *, images: int = 26, seed: int = 0) -> RunStore:
@@ -153,9 +263,9 @@ def _make_run(path: Path, *, images: int = 26, seed: int = 0) -> RunStore:
             for index, word in enumerate(words):
                 word_class = CLASSES.get(word, "function")
                 row = {"image_id": image_id, "beam_size": 5, "word_index": index, "method": method.name}
-                rows.append(
-                    row | {"word": word, "word_class": word_class} | _measures(method, word_class, rng)
-                )
+                if word_class != "function" or method.name not in ANSWERS:
+                    known = {"word": word, "word_class": word_class}
+                    rows.append(row | known | _measures(method, word_class, rng))
                 width = _WIDTH[method.name]
                 cells = (
                     rng.uniform(0, 1, (14, 14))
@@ -163,14 +273,17 @@ def _make_run(path: Path, *, images: int = 26, seed: int = 0) -> RunStore:
                     else _blob(places.get(word, (7, 7)), width, rng)
                 )
                 stack.append(cells - 0.1 if method.signed else cells / cells.sum())
-            maps[map_key(image_id, 5, method.name)] = np.array(stack, np.float16)
+            if method.name not in (*_LAGS, *ANSWERS):
+                maps[map_key(image_id, 5, method.name)] = np.array(stack, np.float16)
     store.append_captions(captions)
     frame = pd.DataFrame(scores)
     store.write_scores(frame)
     store.write_attributions(pd.DataFrame(rows))
     store.write_maps(maps)
     store.write_thumbs(thumbs)
-    store.write_run(_record(frame, images, len(rows) // len(METHODS)))
+    store.write_sanity(_sanity(list(thumbs), rng))
+    store.write_interventions(_interventions(list(thumbs), rng))
+    store.write_run(_record(frame, images, 7 * images))
     return store
 
 
@@ -194,7 +307,10 @@ def _record(scores: pd.DataFrame, images: int, words: int) -> RunRecord:
         ImageCounts(images, images, 0),
         (StageRow("decode", 12.5, 3 * images, "captions"), StageRow("explain", 31.25, images, "captions")),
         "bleu|tok:ptb", tuple(metrics),
-        ExplanationInfo(5, images, words, "mean annotation vector", None, METHODS), (),
+        ExplanationInfo(
+            5, images, words, "mean annotation vector", None, METHODS, _gates(words),
+            "The grid has 14 × 14 cells, pooled up from 8 × 8.", {"images for sanity": images, "draws": 100},
+        ), (),
     )  # fmt: skip
 
 
@@ -208,6 +324,34 @@ def make_run() -> Callable[..., RunStore]:
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run over 26 pictures that all tests share: only to be read."""
     return _make_run(tmp_path_factory.mktemp("runs") / "example").path
+
+
+@pytest.fixture
+def old_run(example_run: Path) -> Path:
+    """A run as it was stored before the explanation benchmark: fewer columns, methods and tables."""
+    store = RunStore(example_run)
+    frame, record = store.read_attributions(), store.read_run()
+    assert frame is not None
+    assert record.explanations is not None
+    methods = tuple(
+        method
+        for method in record.explanations.methods
+        if not method.name.startswith(("attention_", "path_", "inverse"))
+    )
+    localisation, agreement = LOCALISATION[:5], ("cosine", "root_jsd", "top10_iou", "spearman")
+    columns = ["image_id", "beam_size", "word_index", "method", "word", "word_class", "region", "reason"]
+    columns += [name + mark for name in localisation for mark in ("", "_null", "_ceiling")]
+    columns += [name + mark for name in agreement for mark in ("", "_null")]
+    columns += ["completeness_error", *PATHS, "path_sum_error"]
+    store.write_attributions(frame.loc[frame["method"].isin([method.name for method in methods]), columns])
+    for name in ("sanity.parquet", "interventions.parquet"):
+        (example_run / name).unlink()
+    plain = [MethodInfo(m.name, m.label, m.kind, m.signed, m.complete, m.source) for m in methods]
+    explained = dataclasses.replace(
+        record.explanations, methods=tuple(plain), gates=(), resolution=None, settings=None
+    )
+    store.write_run(dataclasses.replace(record, explanations=explained))
+    return example_run
 
 
 @pytest.fixture

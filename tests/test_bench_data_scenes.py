@@ -412,6 +412,27 @@ def test_a_words_region_is_its_figure_and_lies_in_its_union(variant):
                     assert not (region.unique & ~region.union).any()
 
 
+@pytest.mark.parametrize("variant", DRAWN)
+def test_a_regions_other_is_the_other_named_figure_and_its_distractors_are_the_outlines(variant):
+    for index in range(10):
+        scene = make_scene("test", index, variant=variant)
+        subject, other = scene.named
+        for reference in scene.references:
+            words = reference.split()
+            for word, region in zip(words, TRUTH.regions(scene, words), strict=True):
+                if region is None:
+                    continue
+                if word in RELATIONS:
+                    assert region.other is None
+                else:
+                    assert np.array_equal(region.unique | region.other, subject.mask | other.mask)
+                    assert not (region.unique & region.other).any()
+                if variant == "no-distractor":
+                    assert region.distractors is None
+                else:
+                    assert np.array_equal(region.distractors, scene.distractors)
+
+
 def test_a_shared_colour_has_two_places_and_one_figure_that_is_meant():
     scene = make_scene("test", 0, variant="shared-colour")
     meant = next(f for f in scene.named if any(f.colour == d.colour for d in scene.figures[2:]))

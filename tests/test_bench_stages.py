@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,10 +11,9 @@ from bench.data.scenes import SHAPES, SceneTruth, load_scenes, make_scene
 from bench.errors import DataError
 from bench.scoring import Scorer
 from bench.stages.decode import caption_row, decode
-from bench.stages.explain import DONORS, _annotation_baseline, _Donors, _observe, explain
 from bench.stages.facts import caption_facts, training_captions
 from bench.stages.score import _attention, score
-from models.beam import DECODINGS, Hypothesis, beam_search
+from models.beam import DECODINGS, Hypothesis
 from models.formats import load_checkpoint
 from reports.records import CaptionRow
 from reports.store import RunStore
@@ -32,73 +30,6 @@ def decoded(captioner, tmp_path_factory):
     store = RunStore(tmp_path_factory.mktemp("run"))
     decode(captioner, images, store, beam_sizes=(1, 2), batch_size=3, done=set(), begin=lambda: None)
     return images, {row.image_id: row for row in store.read_captions() if row.beam_size == 2}
-
-
-@pytest.fixture(scope="module")
-def items(captioner, decoded):
-    images, captions = decoded
-    return [_observe(captioner, image, captions[image.image_id], SceneTruth()) for image in images]
-
-
-def test_donors_are_words_of_the_same_class_in_other_images(items):
-    donors = _Donors(items)
-    for index, item in enumerate(items):
-        own = {alpha.tobytes() for alpha in item.alphas}
-        maps = donors.several_per_word(index)
-        assert maps.shape == (len(item.alphas), DONORS, 196)
-        for word, name in enumerate(item.classes):
-            elsewhere = {
-                alpha.tobytes()
-                for other in items
-                if other is not item
-                for alpha, kind in zip(other.alphas, other.classes, strict=True)
-                if kind == name
-            }
-            given = [m for m in maps[word] if np.isfinite(m).all()]
-            assert len(given) == min(DONORS, len(elsewhere))
-            assert {m.tobytes() for m in given} <= elsewhere - own
-
-
-def test_one_image_alone_has_no_donors(items):
-    donors = _Donors(items[:1])
-    assert np.isnan(donors.several_per_word(0)).all()
-    assert np.isnan(donors.one_per_word(0)).all()
-
-
-def test_the_annotation_baseline_is_the_mean_of_each_cell(captioner, items):
-    baseline, described = _annotation_baseline(captioner, items)
-    literal = sum(item.annotations.double() for item in items) / len(items)
-    torch.testing.assert_close(baseline.double(), literal, atol=1e-6, rtol=0)
-    assert "5 images" in described
-
-
-def test_one_image_alone_starts_from_a_picture_of_the_mean_colour(captioner, items):
-    baseline, described = _annotation_baseline(captioner, items[:1])
-    assert "mean colour" in described
-    assert not torch.allclose(baseline, items[0].annotations)
-
-
-def test_attention_is_observed_as_it_was_when_the_caption_was_decoded(captioner, decoded, items):
-    images, _ = decoded
-    for image, item in zip(images, items, strict=True):
-        annotations = captioner.encode(captioner.preprocessing(image.picture()).unsqueeze(0))
-        ((hypothesis,),) = beam_search(captioner, annotations, 2)
-        np.testing.assert_allclose(item.alphas, hypothesis.alphas[: len(item.alphas)], atol=1e-5)
-
-
-def test_the_order_of_images_changes_no_random_control(captioner, decoded, tmp_path):
-    images, captions = decoded
-    found = []
-    for order in ([0, 1, 2], [2, 0, 1]):
-        store = RunStore(tmp_path / str(order))
-        chosen = [images[i] for i in order]
-        explain(captioner, chosen, captions, store, ground_truth=SceneTruth(), seed=0)
-        rows = store.read_attributions()
-        keys = ["image_id", "word_index"]
-        found.append(
-            rows[rows["method"] == "random"].sort_values(keys)[[*keys, "mass", "auc"]].reset_index(drop=True)
-        )
-    assert found[0].equals(found[1])
 
 
 def test_what_is_done_is_not_decoded_again(captioner, decoded, tmp_path):
@@ -199,24 +130,6 @@ def test_nothing_readable_leaves_nothing_behind(captioner, tmp_path):
             begin=lambda: None,
         )
     assert not (tmp_path / "run").exists()
-
-
-def test_false_words_have_no_place_and_say_so(captioner, decoded, tmp_path):
-    images, captions = decoded
-    row = captions[images[0].image_id]
-    colours = [c for c in ("red", "yellow", "green", "blue", "purple", "black") if c not in row.words]
-    words = tuple(
-        colours[0] if SceneTruth().word_classes([word]) == ["colour"] else word for word in row.words
-    )
-    wrong: CaptionRow = dataclasses.replace(
-        row, words=words, token_ids=tuple(captioner.vocabulary.encode(words))
-    )
-    store = RunStore(tmp_path / "run")
-    explain(captioner, images[:1], {row.image_id: wrong}, store, ground_truth=SceneTruth(), seed=0)
-    rows = store.read_attributions()
-    lies = rows[rows["word_class"] == "colour"]
-    assert lies["mass"].isna().all()
-    assert (lies["reason"] == "no place is known for the word").all()
 
 
 def test_facts_count_true_words_absent_objects_and_copies():

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import rankdata, spearmanr
 
-from explain.agreement import Agreement, agreement, null_agreement
-from explain.ranking import by_cell, rank_cells
+from explain.agreement import BEST, Agreement, agreement, agreement_with_nulls, null_agreement
+from explain.ranking import centred_ranks, rank_cells
 
 CELLS = 20  # the top tenth is two cells
 
@@ -48,8 +48,12 @@ def literal_agreement(a, b):
     top = round(len(p) / 10)
     first, second = literal_top_membership(a, top), literal_top_membership(b, top)
     iou = sum(map(min, first, second)) / sum(map(max, first, second))
-    constant = len(set(a)) == 1 or len(set(b)) == 1
-    return cosine, math.sqrt(bits), iou, math.nan if constant else spearmanr(a, b).statistic
+    if len(set(a)) == 1 or len(set(b)) == 1:
+        return cosine, math.sqrt(bits), iou, math.nan, math.nan
+    mean = 1 / len(p)
+    covariance = sum((x - mean) * (y - mean) for x, y in zip(p, q, strict=True))
+    pearson = covariance / math.sqrt(sum((x - mean) ** 2 for x in p) * sum((y - mean) ** 2 for y in q))
+    return cosine, math.sqrt(bits), iou, pearson, spearmanr(a, b).statistic
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -78,17 +82,15 @@ def test_membership_of_the_top_is_the_expectation_over_all_ways_to_break_ties():
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30))
 def test_average_ranks_are_those_of_scipy(values):
     ranking = rank_cells(np.array([values], dtype=float))
-    ranks = by_cell(ranking, len(values) - (ranking.above + ranking.through - 1) / 2)
-    np.testing.assert_array_equal(ranks[0], rankdata(values))
+    np.testing.assert_array_equal(centred_ranks(ranking)[0], rankdata(values) - (len(values) + 1) / 2)
 
 
 def test_equal_maps_agree_wholly_even_with_ties():
     maps = some_maps(0)
     found = agreement(maps, maps)
-    np.testing.assert_allclose(found.cosine, 1.0)
-    np.testing.assert_array_equal(found.root_jsd, 0.0)
     np.testing.assert_array_equal(found.top10_iou, 1.0)
-    np.testing.assert_allclose(found.spearman, 1.0)
+    for name, best in BEST.items():
+        np.testing.assert_allclose(getattr(found, name), best, rtol=1e-12)
 
 
 def test_disjoint_maps_are_as_far_apart_as_can_be():
@@ -97,6 +99,7 @@ def test_disjoint_maps_are_as_far_apart_as_can_be():
     assert (found.cosine, found.top10_iou) == (0.0, 0.0)
     assert found.root_jsd == pytest.approx(1.0)
     assert found.spearman == pytest.approx(-1.0)
+    assert found.pearson == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize("factor", [1e-30, 0.1, 3.0, 1e30])
@@ -115,9 +118,11 @@ def test_agreement_is_symmetric_and_blind_to_the_order_of_cells():
     )
 
 
-def test_a_constant_map_has_no_rank_correlation_and_overlaps_by_chance():
-    found = agreement(np.full((1, CELLS), 0.3), some_maps(7, 2)[1:])
+@pytest.mark.parametrize("value", [0.3, 1e-30, 1.0])
+def test_a_constant_map_has_no_correlation_and_overlaps_by_chance(value):
+    found = agreement(np.full((1, CELLS), value), some_maps(7, 2)[1:])
     assert np.isnan(found.spearman).all()
+    assert np.isnan(found.pearson).all()
     assert found.top10_iou == pytest.approx(0.1 / 1.9)
     assert np.isfinite(found.cosine).all()
     assert np.isfinite(found.root_jsd).all()
@@ -142,3 +147,98 @@ def test_null_is_the_mean_over_donors_for_which_the_measure_is_defined():
 
 def test_without_a_donor_there_is_no_null():
     assert np.isnan(np.stack(null_agreement(some_maps(0), np.zeros((0, CELLS))))).all()
+
+
+GRID = (4, 5)
+
+
+def a_caption(seed, *, methods=3, words=4, donors=5):
+    """Maps, attention, and attention in other images, as the benchmark has them."""
+    rng = np.random.default_rng(seed)
+    maps = rng.normal(size=(methods, words, CELLS)).astype(np.float32)
+    maps[:1] = np.round(maps[:1])
+    alphas, elsewhere = (
+        rng.dirichlet(np.full(CELLS, 0.3), words),
+        rng.dirichlet(np.ones(CELLS), (words, donors)),
+    )
+    return maps, alphas, elsewhere
+
+
+def test_one_call_gives_agreement_and_every_null_as_they_are_one_by_one():
+    maps, alphas, donors = a_caption(0)
+    maps[1, 2], donors[0, 1:], donors[3] = 0.0, np.nan, np.nan
+    found = agreement_with_nulls(maps, alphas, donors, grid=GRID, shifts=19, seed=0)
+    everywhere = [
+        np.roll(alphas.reshape(-1, *GRID), (down, right), axis=(1, 2)).reshape(len(alphas), CELLS)
+        for down in range(GRID[0])
+        for right in range(GRID[1])
+    ]
+    others = np.stack([np.delete(alphas, word, axis=0) for word in range(len(alphas))])
+    expected = (
+        agreement(maps, alphas),
+        null_agreement(maps, donors),
+        null_agreement(maps, others),
+        null_agreement(maps, np.stack(everywhere[1:], axis=1)),
+    )
+    for part, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(part, wanted, atol=1e-7)
+    assert np.isnan(np.stack(found.null)[:, :, 3]).all()
+    assert not np.isnan(np.stack(found.null)[:, 0, :3]).any()
+
+
+def test_random_shifts_are_some_of_all_the_same_for_every_method_and_the_seed_chooses_them():
+    maps, alphas, donors = a_caption(1)
+    maps[1] = maps[0]
+
+    def null_shift(shifts, seed):
+        return np.stack(
+            agreement_with_nulls(maps, alphas, donors, grid=GRID, shifts=shifts, seed=seed).null_shift
+        )
+
+    np.testing.assert_array_equal(null_shift(3, 0), null_shift(3, 0))
+    assert (null_shift(3, 0)[0] != null_shift(3, 1)[0]).all()
+    np.testing.assert_array_equal(null_shift(3, 0)[:, 0], null_shift(3, 0)[:, 1])
+    np.testing.assert_allclose(null_shift(100, 0), null_shift(100, 1))  # there are only 19
+    # The mean of a random choice is right on average.
+    several = np.stack([null_shift(3, seed) for seed in range(300)])
+    off = (several.mean(axis=0) - null_shift(19, 0)) / (several.std(axis=0) / np.sqrt(300))
+    assert np.abs(off).max() < 4.5
+
+
+def test_a_shifted_map_is_never_the_map_itself():
+    alphas = np.eye(CELLS)[:2]
+    found = agreement_with_nulls(alphas[None], alphas, alphas[:, None], grid=GRID, shifts=19, seed=0)
+    assert (found.null_shift.cosine == 0.0).all()
+    assert (found.observed.cosine == 1.0).all()
+
+
+def test_words_are_compared_alone_as_in_their_caption():
+    maps, alphas, donors = a_caption(2)
+    together = agreement_with_nulls(maps, alphas, donors, grid=GRID, shifts=19, seed=0)
+    for word in range(len(alphas)):
+        only = slice(word, word + 1)
+        alone = agreement_with_nulls(maps[:, only], alphas[only], donors[only], grid=GRID, shifts=19, seed=0)
+        for name in ("observed", "null", "null_shift"):
+            np.testing.assert_allclose(
+                np.stack(getattr(alone, name))[..., 0],
+                np.stack(getattr(together, name))[..., word],
+                atol=1e-12,
+            )
+        assert np.isnan(np.stack(alone.null_word)).all()
+
+
+@pytest.mark.parametrize(
+    ("methods", "words", "donors", "shifts", "grid"),
+    [(2, 0, 3, 3, GRID), (0, 2, 3, 3, GRID), (2, 2, 0, 3, GRID), (2, 2, 3, 0, GRID), (2, 2, 3, 3, (1, 1))],
+)
+def test_what_there_is_none_of_is_undefined_or_empty(methods, words, donors, shifts, grid):
+    cells = grid[0] * grid[1]
+    maps, alphas, elsewhere = a_caption(3, methods=methods, words=words, donors=donors)
+    found = agreement_with_nulls(
+        maps[..., :cells], alphas[:, :cells], elsewhere[..., :cells], grid=grid, shifts=shifts, seed=0
+    )
+    assert {values.shape for part in found for values in part} == {(methods, words)}
+    if donors == 0:
+        assert np.isnan(np.stack(found.null)).all()
+    if shifts == 0 or cells == 1:
+        assert np.isnan(np.stack(found.null_shift)).all()

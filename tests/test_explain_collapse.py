@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from explain.collapse import attention_entropy, attention_movement
+from explain.collapse import attention_coverage, attention_entropy, attention_movement
 
 
 def one_hot(*cells, of=16):
@@ -37,15 +37,24 @@ def test_movement_is_the_share_of_weight_that_changes_place():
     assert attention_movement(there) == pytest.approx(0.35)
 
 
+def test_coverage_is_the_share_of_the_picture_that_all_words_together_look_at():
+    assert attention_coverage(one_hot(3, 3, 3)) == pytest.approx(1 / 16)
+    assert attention_coverage(one_hot(1, 4, 9, 12)) == pytest.approx(4 / 16)
+    assert attention_coverage(one_hot(*range(16))) == pytest.approx(1)
+    assert attention_coverage(np.full((3, 196), 1 / 196, dtype=np.float32)) == pytest.approx(1, abs=1e-6)
+
+
 def test_what_no_word_says_is_undefined():
     assert attention_entropy(np.zeros((0, 16))) is None
     assert attention_entropy(np.ones((2, 1))) is None
+    assert attention_coverage(np.zeros((0, 16))) is None
+    assert attention_coverage(np.ones((2, 1))) == 1
     assert attention_movement(one_hot(3)) is None
     assert attention_movement(np.zeros((0, 16))) is None
 
 
 @given(st.integers(2, 6), st.integers(2, 9), st.floats(0.05, 5), st.integers(0, 10**6))
-def test_both_equal_the_formulas_written_out(words, cells, concentration, seed):
+def test_all_equal_the_formulas_written_out(words, cells, concentration, seed):
     alphas = np.random.default_rng(seed).dirichlet(np.full(cells, concentration), size=words)
     entropies = [-sum(a * math.log(a) for a in map_ if a > 0) / math.log(cells) for map_ in alphas]
     moves = [
@@ -53,3 +62,6 @@ def test_both_equal_the_formulas_written_out(words, cells, concentration, seed):
     ]
     assert attention_entropy(alphas) == pytest.approx(sum(entropies) / words, abs=1e-12)
     assert attention_movement(alphas) == pytest.approx(max(moves), abs=1e-12)
+    means = [sum(map_[cell] for map_ in alphas) / words for cell in range(cells)]
+    perplexity = math.exp(-sum(m * math.log(m) for m in means if m > 0))
+    assert attention_coverage(alphas) == pytest.approx(perplexity / cells, abs=1e-12)

@@ -1,5 +1,7 @@
 """Localisation of maps, against literal loops over pixels, and planted maps with known scores."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from explain.localisation import (
     Localisation,
     area_share,
     ceiling_localisation,
+    cell_counts,
     localise,
     mask_on_grid,
     null_localisation,
@@ -46,13 +49,26 @@ def literal_localisation(values, mask):
         hits += min(1.0, max(0.0, (n - higher) / equal))
     wins = sum((a > b) + (a == b) / 2 for a in inside for b in outside)
     peak = max(everything)
+    mean_inside, mean_outside = sum(inside) / n, sum(outside) / len(outside)
     return (
         mass,
         mass / (n / mask.size),
         hits / n,
         wins / (n * len(outside)),
         inside.count(peak) / everything.count(peak),
+        literal_topm_iou(picture, mask),
+        mean_inside / (mean_inside + mean_outside),
     )
+
+
+def literal_topm_iou(picture, mask):
+    """sum(min) / sum(max) of two memberships: of the top n pixels, and of the mask."""
+    members = []
+    for value in picture.ravel():
+        higher, equal = (picture > value).sum(), (picture == value).sum()
+        members.append(min(1.0, max(0.0, (mask.sum() - higher) / equal)))
+    pairs = list(zip(members, mask.ravel().tolist(), strict=True))
+    return sum(min(pair) for pair in pairs) / sum(max(pair) for pair in pairs)
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (3, 6), (5, 7), (12, 12)])
@@ -79,12 +95,12 @@ def test_mass_on_the_grid_is_the_sum_of_shares_times_coverage():
 
 def test_oracle_reaches_the_top_of_every_measure():
     found = localise(disc()[None].astype(np.float32), disc())
-    assert [float(value[0]) for value in found._replace(lift=found.lift * area_share(disc()))] == [1.0] * 5
+    assert [float(value[0]) for value in found._replace(lift=found.lift * area_share(disc()))] == [1.0] * 7
     assert found.lift[0] == 1.0 / area_share(disc())
 
 
 def test_inverse_of_the_oracle_scores_nothing():
-    assert [float(value[0]) for value in localise(1.0 - disc()[None], disc())] == [0.0] * 5
+    assert [float(value[0]) for value in localise(1.0 - disc()[None], disc())] == [0.0] * 7
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (5, 7), (12, 12)])
@@ -96,10 +112,15 @@ def test_a_uniform_map_scores_exactly_what_knowing_nothing_scores(grid):
 
 
 def test_random_maps_score_the_null_on_average():
-    maps = np.random.default_rng(0).random((4000, 4, 4))
+    maps = np.random.default_rng(0).random((9000, 4, 4))
     found, null = np.stack(localise(maps, disc())), np.stack(null_localisation(disc()))
-    error = found.std(axis=1, keepdims=True) / np.sqrt(4000)
-    assert (np.abs(found.mean(axis=1, keepdims=True) - null) < 4 * error).all()
+    error = found.std(axis=1, keepdims=True) / np.sqrt(9000)
+    off = (found.mean(axis=1, keepdims=True) - null) / error
+    straight = [name not in ("topm_iou", "inside_outside") for name in Localisation._fields]
+    assert (np.abs(off[straight]) < 4).all()
+    # A convex function of `rank`: the mean over random maps lies above the value of an even one.
+    assert off[Localisation._fields.index("topm_iou")] > 4
+    np.testing.assert_allclose(found.mean(axis=1)[-2:], null[-2:, 0], rtol=0.05)
 
 
 def test_ceiling_is_the_score_of_the_mask_pooled_to_the_grid():
@@ -138,6 +159,48 @@ def test_scores_fall_step_by_step_as_the_oracle_is_shifted_away():
         assert measure[0] > measure[-1]
 
 
+def test_topm_iou_is_that_of_sets_where_no_pixels_tie():
+    picture = np.random.default_rng(0).random((SIZE, SIZE))
+    top = picture >= np.sort(picture, axis=None)[-disc().sum()]
+    expected = (top & disc()).sum() / (top | disc()).sum()
+    np.testing.assert_allclose(localise(picture[None], disc()).topm_iou, expected)
+
+
+def test_topm_iou_orders_maps_as_rank_does_and_inside_outside_as_mass_does():
+    found = localise(np.random.default_rng(1).random((40, 4, 4)) ** 3, disc())
+    np.testing.assert_allclose(found.topm_iou, found.rank / (2 - found.rank))
+    ratio = found.mass / (1 - found.mass) * (1 - area_share(disc())) / area_share(disc())
+    np.testing.assert_allclose(found.inside_outside, ratio / (1 + ratio))
+
+
+@pytest.mark.parametrize(
+    ("shape", "grid"), [((640, 427), (14, 14)), ((640, 640), (8, 8)), ((333, 500), (7, 5))]
+)
+def test_a_large_mask_is_scored_as_its_upsampled_map_is(shape, grid):
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    mask = (y - 0.4 * shape[0]) ** 2 + (x - 0.6 * shape[1]) ** 2 < (0.2 * shape[1]) ** 2
+    values = rng.normal(size=grid)
+    found, at_pixels = localise(values[None], mask), localise(upsample(values, shape)[None], mask)
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate(at_pixels), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("shape", "grid"), [((640, 427), (14, 14)), ((12, 12), (12, 12)), ((3, 5), (4, 9))])
+def test_a_pixel_is_counted_where_its_centre_lies(shape, grid):
+    mask = np.random.default_rng(0).random(shape) < 0.4
+    inside, total = np.zeros(grid, int), np.zeros(grid, int)
+    for y, x in itertools.product(*map(range, shape)):
+        cell = (2 * y + 1) * grid[0] // (2 * shape[0]), (2 * x + 1) * grid[1] // (2 * shape[1])
+        total[cell] += 1
+        inside[cell] += mask[y, x]
+    found = cell_counts(mask, grid)
+    np.testing.assert_array_equal(found, [inside.ravel(), total.ravel()])
+
+
+def test_no_map_gives_no_score():
+    assert [len(measure) for measure in localise(np.zeros((0, 4, 4)), disc())] == [0] * 7
+
+
 def test_pointing_counts_ties_by_their_share():
     corners = np.zeros((1, 4, 4))
     corners[0, [0, 0, 3, 3], [0, 3, 0, 3]] = 1.0
@@ -158,11 +221,12 @@ def test_an_empty_mask_leaves_everything_undefined():
     assert np.isnan(np.stack(ceiling_localisation(nothing, (4, 4)))).all()
 
 
-def test_a_mask_of_the_whole_picture_leaves_only_auc_undefined():
+def test_a_mask_of_the_whole_picture_leaves_what_compares_with_outside_undefined():
     everything = np.ones((SIZE, SIZE), dtype=bool)
     for found in (localise(np.ones((1, 4, 4)), everything), null_localisation(everything)):
-        assert np.isnan(found.auc).all()
-        assert np.concatenate(found._replace(auc=np.ones(1))).tolist() == [1.0] * 5
+        undefined = [name for name in Localisation._fields if np.isnan(getattr(found, name)).all()]
+        assert undefined == ["auc", "inside_outside"]
+        assert np.concatenate(found)[~np.isnan(np.concatenate(found))].tolist() == [1.0] * 5
 
 
 def test_cells_without_a_pixel_are_left_out():

@@ -1,10 +1,12 @@
 import io
+import math
 import os
 import random
 import struct
 import threading
 import warnings
 import zlib
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -346,3 +348,46 @@ def test_squash_keeps_the_whole_picture_and_crop_the_centre():
     )
     cropped = np.asarray(Preprocessing(size=10, fit="crop").view(stripes))
     assert cropped[0, :, 0].tolist() == [8 * column for column in range(10, 20)]
+
+
+# ---- masks --------------------------------------------------------------------------------------------
+
+MASK_SIZES = [(30, 40), (41, 27), (7, 7), (5, 64), (333, 500), (1, 9), (24, 24)]
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+@pytest.mark.parametrize("size", [1, 8, 13, 24])
+@pytest.mark.parametrize("shape", MASK_SIZES)
+def test_a_mask_is_shown_as_its_picture_is_wherever_that_is_black_or_white(fit, size, shape):
+    preprocessing = Preprocessing(size=size, fit=fit)
+    rng = np.random.default_rng(shape[0])
+    coarse = rng.random((4, 4)) < 0.5
+    mask = np.kron(coarse, np.ones((-(-shape[0] // 4), -(-shape[1] // 4)), bool))[: shape[0], : shape[1]]
+    shown = preprocessing.view_mask(mask)
+    grey = np.asarray(preprocessing.view(Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB")))[
+        :, :, 0
+    ]
+    assert shown.dtype == bool
+    assert shown[grey == 255].all()
+    assert not shown[grey == 0].any()
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+@pytest.mark.parametrize("size", [1, 8, 13, 24])
+@pytest.mark.parametrize("shape", MASK_SIZES)
+def test_a_masks_pixel_is_the_one_under_the_centre(fit, size, shape):
+    mask = np.random.default_rng(0).random(shape) < 0.5
+    shown = Preprocessing(size=size, fit=fit).view_mask(mask)
+    height, width = (Fraction(min(shape)),) * 2 if fit == "crop" else map(Fraction, shape)
+    for i in range(size):
+        for j in range(size):
+            y = (shape[0] - height) / 2 + (i + Fraction(1, 2)) * height / size
+            x = (shape[1] - width) / 2 + (j + Fraction(1, 2)) * width / size
+            assert shown[i, j] == mask[math.floor(y), math.floor(x)]
+
+
+def test_a_mask_of_the_models_own_size_is_unchanged_and_the_whole_picture_stays_whole():
+    mask = np.random.default_rng(1).random((24, 24)) < 0.5
+    for fit in ("squash", "crop"):
+        assert np.array_equal(Preprocessing(size=24, fit=fit).view_mask(mask), mask)
+        assert Preprocessing(size=9, fit=fit).view_mask(np.ones((31, 17), bool)).all()

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reports.baseline import BaselineError, bless, read_baseline
+from reports.baseline import read_baseline
+from reports.bless import bless
 from reports.gate import gate
 from reports.records import (
     SCHEMA_VERSION,
@@ -32,6 +33,7 @@ from reports.records import (
 from reports.speed import SpeedRecord, SpeedRow
 from reports.stats import BLEU_STATISTICS, METEOR_STATISTICS, metric_intervals
 from reports.store import RunStore
+from reports.terms import BaselineError
 
 HOSTILE = [
     ']]>',

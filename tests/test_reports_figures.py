@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reports.figures import measures_by_method, overlay_png, path_shares, scores_by_beam
+from reports.figures import (
+    lag_profile,
+    measures_by_method,
+    overlay_png,
+    path_shares,
+    scores_by_beam,
+    trial_drops,
+)
 from reports.records import MethodInfo, MetricRow
 from reports.stats import Interval
 from reports.store import RunStore
@@ -42,6 +49,8 @@ def test_equal_input_gives_equal_bytes(finished_run: Path) -> None:
     assert draw() == draw()
     assert path_shares(summary.paths) == path_shares(summary.paths)
     assert scores_by_beam(summary.record.metrics) == scores_by_beam(summary.record.metrics)
+    assert lag_profile(summary.lags) == lag_profile(summary.lags)
+    assert trial_drops(summary.trial) == trial_drops(summary.trial)
 
 
 def test_axes_name_measure_range_and_direction() -> None:
@@ -66,6 +75,27 @@ def test_a_label_is_drawn_as_text_whatever_it_holds(label: str) -> None:
     assert label.replace("\x00", "\ufffd").replace("\x1b", "\ufffd") in texts(draw(label)) or not label
 
 
+@pytest.mark.parametrize("measure", ["auc", "deletion_cells"])
+def test_the_best_method_of_a_group_comes_first_and_one_without_a_value_last(measure: str) -> None:
+    methods = [method(name, name) for name in ("none", "middle", "top", "low")]
+    values = {"middle": 0.5, "top": 0.9, "low": 0.1}
+    table = {name: {measure: found(value), "mass": found(0.5)} for name, value in values.items()}
+    table["none"] = {"mass": found(0.5)}
+    svg = measures_by_method(table, [methods], [measure, "mass"], name="x", title="t")
+    shown = [text for text in texts(svg or "") if text in table]
+    expected = ["top", "middle", "low", "none"] if measure == "auc" else ["low", "middle", "top", "none"]
+    assert shown == expected
+
+
+def test_the_lag_profile_has_a_line_per_word_class_and_the_trial_a_panel_per_drop(finished_run: Path) -> None:
+    summary = summarise(RunStore(finished_run))
+    shown = texts(lag_profile(summary.lags) or "")
+    assert {"Mass", "Pointing", "colour", "shape", "relation", "−2", "2"} <= set(shown)
+    assert "all words" not in shown, "it would hide the classes"
+    shown = texts(trial_drops(summary.trial) or "")
+    assert {"Shuffled", "Even", "Adversarial", "Random cell erased", "all but function words"} <= set(shown)
+
+
 def test_differences_that_are_rounding_errors_do_not_fill_a_panel() -> None:
     rows = [MetricRow("BLEU-4", n, 1 - n * 1e-13, "0 to 1", True, None, None, 9, None) for n in (1, 3)]
     shown = texts(scores_by_beam(rows) or "")
@@ -76,6 +106,9 @@ def test_nothing_to_draw_is_none() -> None:
     assert scores_by_beam([MetricRow("BLEU-4", 1, None, "0 to 1", True, None, None, 0, "no caption")]) is None
     assert measures_by_method({}, [[method("m", "A")]], ["mass"], name="x", title="t") is None
     assert path_shares({}) is None
+    assert lag_profile({}) is None
+    assert trial_drops({}) is None
+    assert trial_drops({"all words": {"gate": found(0.5)}}) is None
 
 
 def test_one_image_is_drawn_without_intervals() -> None:

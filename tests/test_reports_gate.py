@@ -22,7 +22,7 @@ from test_reports_baseline import (
     write_run,
 )
 
-from reports.baseline import bless
+from reports.bless import bless
 from reports.gate import Check, GateResult, gate
 from reports.gate_output import gate_table, write_outputs
 from reports.records import CaptionRow, ImageCounts

@@ -14,10 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reports.estimates import OPERATED
 from reports.html import SHOWN_WORDS, render_report, write_report
+from reports.legend import CAPTIONS, MEASURES, OPERATORS, measure_of
 from reports.maps import map_key
 from reports.records import (
+    AGREEMENT,
+    EXTRAS,
+    GATE,
     LOCALISATION,
+    PATHS,
+    TRIAL_DISTANCES,
+    TRIAL_DROPS,
     CaptionRow,
     Failure,
     ImageCounts,
@@ -132,8 +140,10 @@ def test_the_report_lies_in_the_run_or_where_it_is_asked_for(example_run: Path, 
 def poisoned(value: object, attack: str) -> object:
     """Decoded JSON with the attack at the end of every text that is not one of a few known words."""
     if isinstance(value, dict):
+        known = ("status", "kind", "gate", "group")
         return {
-            key: item if key in ("status", "kind") else poisoned(item, attack) for key, item in value.items()
+            key: item if key in known or item in ("grid", "pixels") else poisoned(item, attack)
+            for key, item in value.items()
         }
     if isinstance(value, list | tuple):
         return [poisoned(item, attack) for item in value]
@@ -147,6 +157,10 @@ def poison(store: RunStore, attack: str) -> None:
     for rows in (lambda r: r["metrics"], lambda r: r["explanations"]["methods"]):
         for row, original in zip(rows(bad), rows(record), strict=True):
             row["name"] = original["name"]
+    for row, original in zip(bad["explanations"]["gates"], record["explanations"]["gates"], strict=True):
+        row["method"] = original["method"]
+    bad["explanations"]["gates"].append({**bad["explanations"]["gates"][0], "method": attack})
+    bad["explanations"]["settings"] = {attack: attack}
     bad["metrics"].append({**bad["metrics"][0], "name": attack, "value": None})
     bad["config"], bad["warnings"] = {attack: attack}, [attack]
     store.write_run(from_json(type(store.read_run()), bad, "run.json"))
@@ -159,9 +173,14 @@ def poison(store: RunStore, attack: str) -> None:
     for read, write in (
         (store.read_scores, store.write_scores),
         (store.read_attributions, store.write_attributions),
+        (store.read_sanity, store.write_sanity),
+        (store.read_interventions, store.write_interventions),
     ):
         frame = read()
-        columns = [name for name in ("image_id", "word", "word_class") if name in frame]
+        texts = ("image_id", "word", "word_class", "stage", "intervention", "caption")
+        columns = [name for name in texts if name in frame]
+        if "stage" in frame:
+            frame["reason"] = frame["reason"].fillna("") + held
         write(frame.assign(**{name: frame[name] + held for name in columns}))
     methods = ("attention", "grid_integrated_gradients", "pixel_saliency")
     maps = store.read_maps(map_key("scene-000", 5, method) for method in methods)
@@ -233,6 +252,98 @@ def test_data_without_ground_truth_is_reported_without_localisation(example_run:
     assert "These photographs have no masks." in text, "the verdict says so too"
     assert "hit " not in text
     assert page.count('class="strip"') == 26
+
+
+def test_the_headline_of_the_explanations_comes_before_their_numbers(page: str) -> None:
+    section = page[page.index('<section id="explanations">') :]
+    places = [section.index(text) for text in ("Is attention as faithful", "passed the gates", "<figure>")]
+    assert places == sorted(places)
+
+
+def test_every_part_of_the_benchmark_has_its_table(page: str) -> None:
+    captions = ["".join(e.itertext()) for e in parse(page) if e.tag == "caption"]
+    for beginning in (
+        "Gates", "Completeness", "Localisation", "Attention’s localisation", "Faithfulness, cells",
+        "Faithfulness, blur",
+        "Agreement with attention", "AUC by word class", "ABPC (cells) by word class", "Path shares",
+        "What a word’s probability loses", "By how much the distribution", "Attention on a word’s place",
+        "Captions decoded with attention tampered with", "Weights made random from the output layer on",
+        "Weights of one stage", "Does a map change with the word", "Which measures to believe",
+        "Each method less attention on the same words, localisation",
+        "Each method less attention on the same words, faithfulness", "The methods and controls",
+    ):  # fmt: skip
+        assert sum(caption.startswith(beginning) for caption in captions) == 1, beginning
+
+
+def test_numbers_stand_beside_images_words_and_coverage(page: str) -> None:
+    (table,) = (e for e in parse(page) if e.tag == "table" and "Localisation: is" in "".join(e.itertext()))
+    row = next(e for e in table.iter("tr") if "".join(e.itertext()).startswith("Gradient (grid)"))
+    assert [small.text for small in row[-1].iter("small")] == ["26 images", "100\u00a0% covered"]
+    assert row[-1].text == "130 words"
+
+
+def test_a_method_that_failed_a_gate_is_struck_out_with_the_reason_and_in_no_figure(page: str) -> None:
+    elements = parse(page)
+    struck = {"".join(e.itertext()) for e in elements if e.tag == "s"}
+    assert struck == {"Guided backprop (pixels)"}
+    assert "struck out: its maps equal those of the plain gradient" in page
+    assert not any("Guided backprop" in "".join(e.itertext()) for e in elements if e.tag == "svg")
+    comparisons = [e for e in elements if e.tag == "table" and "less attention" in "".join(e.itertext())]
+    assert comparisons
+    assert not any("Guided backprop" in "".join(e.itertext()) for e in comparisons)
+
+
+def test_what_must_be_said_of_the_grid_stands_at_every_figure_of_maps_and_every_strip(page: str) -> None:
+    said = "The grid has 14 × 14 cells, pooled up from 8 × 8."
+    elements = parse(page)
+    captions = ["".join(e.itertext()) for e in elements if e.tag == "figcaption"]
+    assert [said in caption for caption in captions] == [False] + [True] * 6, "the first shows caption scores"
+    assert all(said in "".join(e.itertext()) for e in elements if e.get("class") == "strip")
+
+
+def test_the_measures_have_one_legend_each(page: str) -> None:
+    (legend,) = (
+        e for e in parse(page) if e.tag == "table" and "Measures, their ranges" in "".join(e.itertext())
+    )
+    heads = ["".join(e.itertext()) for e in legend.iter("th") if e.get("scope") == "row"]
+    assert heads == [m.label for table in (CAPTIONS, MEASURES, OPERATORS) for m in table.values()]
+    assert len(heads) == len(set(heads))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        *AGREEMENT,
+        *LOCALISATION,
+        *OPERATED,
+        *EXTRAS,
+        *PATHS,
+        "path_sum_error",
+        *TRIAL_DROPS,
+        *TRIAL_DISTANCES,
+        GATE,
+    ],
+)
+def test_every_stored_measure_has_a_legend(column: str) -> None:
+    found = measure_of(column)
+    assert found.label
+    assert found.range
+    assert found.source
+    assert found.meaning.endswith(".")
+
+
+def test_a_run_of_before_the_benchmark_has_its_report(old_run: Path) -> None:
+    page = render_report(RunStore(old_run))
+    elements = parse(page)
+    headings = [e.text for e in elements if e.tag == "h3"]
+    assert "Localisation: is the map where the word’s thing is?" in headings
+    assert "Agreement: do maps look like attention?" in headings
+    assert not any(
+        "Faithfulness" in (h or "") or "trial" in (h or "") or "Sanity" in (h or "") for h in headings
+    )
+    assert page.count('class="strip"') == 26
+    assert "Attention was not put on trial in this run." in page
+    assert not re.search(r"\b(nan|inf|None)\b", re.sub(r"base64,[^\")]*", "", page))
 
 
 def test_a_run_that_explained_nothing_says_how_to(example_run: Path) -> None:

@@ -17,6 +17,7 @@ from reports.stats import (
     meteor,
     metric_intervals,
     ratio_interval,
+    ratio_intervals,
     resample_weights,
     resampled_sums,
     share_interval,
@@ -314,3 +315,28 @@ def test_ratio_interval_weighs_images_by_their_denominators():
 
 def test_ratio_interval_of_nothing_is_none():
     assert ratio_interval(np.zeros(3), np.zeros(3)) is None
+
+
+def test_many_ratios_at_once_are_each_what_it_is_alone():
+    rng = np.random.default_rng(0)
+    denominators = rng.integers(0, 4, (30, 6)).astype(float)
+    numerators = np.where(denominators > 0, rng.normal(size=(30, 6)), 0.0)
+    denominators[:, 3], numerators[:, 3] = 0.0, 0.0
+    denominators[:, 4], numerators[:, 4] = 1.0, rng.integers(0, 2, 30)
+    denominators[:, 5], numerators[:, 5] = denominators[:, 0], 2 * numerators[:, 0]
+    together = ratio_intervals(numerators, denominators)
+    for column, found in enumerate(together):
+        alone = ratio_interval(numerators[:, column], denominators[:, column])
+        if column == 3:
+            assert found is None
+            assert alone is None
+        else:
+            assert found == pytest.approx(alone)
+    assert together[4] == share_interval(int(numerators[:, 4].sum()), 30)
+
+
+def test_what_was_drawn_is_not_kept_for_many_images(monkeypatch):
+    parts = np.random.default_rng(0).random((20, 2))
+    kept = ratio_interval(*parts.T)
+    monkeypatch.setattr("reports.stats._BLOCK", 100)
+    assert ratio_interval(*parts.T) == pytest.approx(kept)

@@ -7,10 +7,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.records import AGREEMENT, LOCALISATION, PATHS, MetricRow
+from reports.estimates import askable, estimates
+from reports.explanations import LAGS
+from reports.records import (
+    AGREEMENT,
+    GATE,
+    LOCALISATION,
+    NULLS,
+    PATHS,
+    TRIAL_DISTANCES,
+    TRIAL_DROPS,
+    GateRow,
+    MetricRow,
+)
 from reports.stats import ratio_interval
 from reports.store import RunStore
-from reports.summary import estimate, summarise
+from reports.summary import ALL, BY_CLASS, CONTENT, Summary, estimate, summarise
 
 
 def words(values: dict[str, list[float]], **more: float) -> pd.DataFrame:
@@ -49,17 +61,146 @@ def test_the_order_of_words_does_not_matter() -> None:
     assert estimate(rows, "mass") == estimate(rows.sample(frac=1, random_state=1), "mass")
 
 
-def test_every_method_and_word_class_has_its_row(example_run: Path) -> None:
-    summary = summarise(RunStore(example_run))
-    names = [method.name for method in summary.methods]
+@pytest.fixture(scope="module")
+def summary(finished_run: Path) -> Summary:
+    return summarise(RunStore(finished_run))
+
+
+@pytest.fixture(scope="module")
+def attributions(finished_run: Path) -> pd.DataFrame:
+    frame = RunStore(finished_run).read_attributions()
+    assert frame is not None
+    return frame
+
+
+def test_every_method_and_word_class_has_its_row(summary: Summary) -> None:
+    lags = [name for lag, name in LAGS.items() if lag]
+    names = [method.name for method in summary.methods if method.name not in lags]
+    full = ("oracle", "inverse")
     assert list(summary.localisation) == names
-    assert list(summary.agreement) == [name for name in names if name != "attention"]
+    assert list(summary.agreement) == [name for name in names if name not in ("attention", *full)]
+    assert list(summary.faithfulness) == [name for name in names if name not in full]
     assert all(list(row) == list(LOCALISATION) for row in summary.localisation.values())
     assert all(list(row) == list(AGREEMENT) for row in summary.agreement.values())
     assert list(summary.attention_by_class) == ["colour", "shape", "relation"], "function words have no place"
-    assert list(summary.paths) == ["all words", "colour", "shape", "relation", "function"]
+    assert list(summary.paths) == [ALL, CONTENT, "colour", "shape", "relation", "function"]
     for row in summary.paths.values():
         assert sum(row[path].interval.value for path in PATHS) == pytest.approx(1)
+    assert list(summary.classes) == list(BY_CLASS)
+    assert list(summary.classes["auc"]["attention"]) == ["colour", "shape", "relation"]
+    assert list(summary.classes["cosine"]["grid_gradient"]) == ["colour", "shape", "relation", "function"]
+
+
+def test_all_but_function_words_are_what_the_name_says(summary: Summary, attributions: pd.DataFrame) -> None:
+    rows = attributions[(attributions["method"] == "attention") & (attributions["word_class"] != "function")]
+    found = summary.trial[CONTENT]["permute_drop"]
+    assert found.interval.value == pytest.approx(rows["permute_drop"].mean())
+    assert (found.words, found.coverage) == (len(rows), 1)
+    assert set(summary.trial[ALL]) == {*TRIAL_DROPS, *TRIAL_DISTANCES, GATE}
+
+
+def test_coverage_counts_the_words_that_any_method_has_a_value_for() -> None:
+    rows = pd.DataFrame(
+        {"image_id": i, "word_index": t, "method": m, "auc": value}
+        for i, t, m, value in (
+            ("a", 0, "x", 0.5), ("a", 0, "y", np.nan), ("a", 1, "x", np.nan), ("a", 1, "y", np.nan),
+            ("b", 0, "x", np.nan), ("b", 0, "y", 0.25), ("b", 1, "x", 0.7), ("b", 1, "y", 0.5),
+        )
+    )  # fmt: skip
+    assert askable(rows, ["auc", "not there"]) == {"auc": 3}
+    found = {m: estimates(ours, ["auc"], askable(rows, ["auc"]))["auc"] for m, ours in rows.groupby("method")}
+    assert {m: (e.words, e.coverage) for m, e in found.items()} == {"x": (2, 2 / 3), "y": (2, 2 / 3)}
+
+
+@pytest.mark.parametrize(("measure", "best"), [("cosine", 1.0), ("root_jsd", 0.0), ("pearson", 1.0)])
+def test_corrected_is_the_way_from_chance_to_the_best_possible(measure: str, best: float) -> None:
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"image_id": rng.integers(9, size=40).astype(str), measure: rng.random(40)})
+    for null in NULLS:
+        rows[f"{measure}_{null}"] = rng.random(40)
+    rows.loc[:3, measure] = np.nan
+    rows.loc[4:6, f"{measure}_null"] = np.nan
+    found = estimate(rows, measure)
+    assert found is not None
+    assert found.corrected is not None
+    kept = rows.dropna()
+    literal = (kept[measure] - kept[f"{measure}_null"]).sum() / (best - kept[f"{measure}_null"]).sum()
+    assert found.corrected.value == pytest.approx(literal)
+    assert found.corrected.low is not None
+    assert found.corrected.low < literal < (found.corrected.high or 0)
+    defined = rows.dropna(subset=measure)
+    assert found.null == pytest.approx(defined[f"{measure}_null"].mean())
+    assert found.null_word == pytest.approx(defined[f"{measure}_null_word"].mean())
+    assert found.null_shift == pytest.approx(defined[f"{measure}_null_shift"].mean())
+
+
+def test_agreement_at_chance_is_corrected_to_zero_and_at_its_best_to_one() -> None:
+    rows = words({"a": [0.3, 0.3], "b": [0.3]}).rename(columns={"mass": "cosine"})
+    chance = estimate(rows.assign(cosine_null=0.3), "cosine")
+    best = estimate(rows.assign(cosine=1.0, cosine_null=0.3), "cosine")
+    assert chance is not None
+    assert best is not None
+    assert chance.corrected is not None
+    assert best.corrected is not None
+    assert (chance.corrected.value, best.corrected.value) == (0, 1)
+
+
+def test_chance_and_reference_of_faithfulness_are_those_of_the_same_words(
+    summary: Summary, attributions: pd.DataFrame
+) -> None:
+    found = summary.faithfulness["attention"]["abpc_cells"]
+    keys = ["image_id", "word_index"]
+    mine, random, oracle = (
+        attributions[attributions["method"] == name].set_index(keys)["abpc_cells"]
+        for name in ("attention", "random", "oracle_grid")
+    )
+    defined = mine[mine.notna()].index
+    assert found.null == pytest.approx(random[defined].mean())
+    assert found.ceiling == pytest.approx(oracle[defined].mean())
+
+
+def test_the_lag_profile_shows_attention_before_and_after_each_word(
+    summary: Summary, attributions: pd.DataFrame
+) -> None:
+    assert list(summary.lags) == [ALL, "colour", "shape", "relation"]
+    rows = attributions[(attributions["method"] == LAGS[-1]) & (attributions["word_class"] == "shape")]
+    assert list(summary.lags["shape"]) == [-2, -1, 0, 1, 2]
+    assert summary.lags["shape"][-1]["mass"].interval.value == pytest.approx(rows["mass"].mean())
+
+
+def test_a_failed_gate_a_sum_that_misses_and_maps_that_stay_strike_out(example_run: Path) -> None:
+    store = RunStore(example_run)
+    frame, checked, record = store.read_attributions(), store.read_sanity(), store.read_run()
+    assert frame is not None
+    assert checked is not None
+    assert record.explanations is not None
+    wrong = frame["method"] == "pixel_integrated_gradients"
+    frame.loc[wrong, "completeness_error"] = 0.3
+    store.write_attributions(frame)
+    checked.loc[checked["method"] == "pixel_saliency", "spearman"] = 0.9
+    store.write_sanity(checked)
+    gated = {"grid_integrated_gradients": "it misses"}
+    gates = tuple(row for row in record.explanations.gates if row.gate != "completeness")
+    gates += tuple(GateRow(name, "causality", False, 1.0, 0.0, 3, why) for name, why in gated.items())
+    store.write_run(
+        dataclasses.replace(record, explanations=dataclasses.replace(record.explanations, gates=gates))
+    )
+    found = summarise(store)
+    assert found.struck == {
+        "grid_integrated_gradients": "it misses",
+        "pixel_saliency": "its maps stay alike when every weight is random (Spearman 0.90, at most 0.5)",
+        "pixel_integrated_gradients": "its sum misses the score difference it should add up to by 30 %",
+        "pixel_guided_backprop": "its maps equal those of the plain gradient",
+    }
+    assert not {c.method for c in found.comparisons} & set(found.struck)
+
+
+def test_a_gate_of_completeness_speaks_in_place_of_the_stored_errors(example_run: Path) -> None:
+    store = RunStore(example_run)
+    frame = store.read_attributions()
+    assert frame is not None
+    store.write_attributions(frame.assign(completeness_error=0.3))
+    assert "grid_integrated_gradients" not in summarise(store).struck, "its gate passed"
 
 
 def test_only_complete_methods_are_held_to_completeness(example_run: Path) -> None:
@@ -130,3 +271,12 @@ def test_a_run_that_only_decoded_has_empty_tables(example_run: Path) -> None:
     summary = summarise(store)
     assert summary.best is None
     assert not any((summary.leads, summary.ranking, summary.localisation, summary.agreement, summary.paths))
+    assert not any((summary.struck, summary.trial, summary.lags, summary.comparisons, summary.audit))
+
+
+def test_a_run_of_before_the_benchmark_has_what_it_measured(old_run: Path) -> None:
+    summary = summarise(RunStore(old_run))
+    assert summary.localisation["attention"]["mass"].words == 130
+    assert summary.agreement["grid_gradient"]["cosine"].corrected is not None
+    assert not any((summary.faithfulness, summary.trial, summary.lags, summary.interventions, summary.sanity))
+    assert {c.measure for c in summary.comparisons} == {"auc", "mass", "pointing"}

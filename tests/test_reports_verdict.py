@@ -1,16 +1,18 @@
 """The sentences that a run is summed up in."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
+from reports.explanations import Comparison
 from reports.records import MetricRow
-from reports.stats import Interval
+from reports.stats import Interval, PairedTest
 from reports.store import RunStore
-from reports.summary import Completeness, Estimate, Summary, summarise
+from reports.summary import ALL, CONTENT, Estimate, Summary, summarise
 from reports.terminal import as_text, print_run
-from reports.verdict import caveats, verdict
+from reports.verdict import Finding, caveats, headline, verdict
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,126 @@ def test_the_share_of_this_step_is_told_in_percent(summary: Summary) -> None:
     )
 
 
+def test_function_words_are_left_out_of_the_share_where_that_is_known(summary: Summary) -> None:
+    def paths(now: float) -> dict[str, Estimate]:
+        shares = (("share_now", now), ("share_past", 0.1), ("share_init", 0.9 - now))
+        return {path: found(share, share - 0.02, None) for path, share in shares}
+
+    both = summary._replace(paths={ALL: paths(0.2), CONTENT: paths(0.5)})
+    assert headline(both)[0] == verdict(both)[3]
+    assert headline(both)[0].answer == "50\u00a0%"
+    assert "function words aside" in headline(both)[0].sentences[0]
+    assert headline(both._replace(paths={ALL: paths(0.2)}))[0].answer == "20\u00a0%"
+
+
+def compared(
+    measure: str, method: str, difference: float, low: float | None, high: float | None
+) -> Comparison:
+    test = PairedTest(difference, low, high, 0.01, 0.02, 26, 26)
+    return Comparison("a family", measure, method, test, 0.03, 0.5, 130)
+
+
+def faithful(summary: Summary, *values: float | None) -> Finding:
+    difference, low, high = values
+    assert difference is not None
+    pair = compared("abpc_cells", "grid_integrated_gradients", difference, low, high)
+    return headline(summary._replace(comparisons=(pair,)))[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "answer", "sentence"),
+    [
+        (
+            (0.05, 0.01, 0.09), "Less faithful",
+            "Attention’s map is less faithful than that of integrated gradients on the grid: "
+            "its ABPC (cells) is 0.050 lower (0.010 to 0.090).",
+        ),
+        (
+            (-0.05, -0.09, -0.01), "More faithful",
+            "Attention’s map is more faithful than that of integrated gradients on the grid: "
+            "its ABPC (cells) is 0.050 higher (0.010 to 0.090).",
+        ),
+        (
+            (0.05, 0.0, 0.1), "As faithful",
+            "No difference shows on 26 images: its ABPC (cells) differs by −0.050 (−0.100 to 0.000).",
+        ),
+        (
+            (-0.05, -0.11, 0.01), "As faithful",
+            "No difference shows on 26 images: its ABPC (cells) differs by 0.050 (−0.010 to 0.110).",
+        ),
+        ((0.05, None, None), "Can’t be said", "One image has no interval."),
+    ],
+)  # fmt: skip
+def test_faithfulness_is_told_by_whether_the_interval_excludes_zero(
+    summary: Summary, values: tuple[float | None, ...], answer: str, sentence: str
+) -> None:
+    told = faithful(summary, *values)
+    assert told.answer == answer
+    assert told.sentences == (sentence,)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "answer"),
+    [
+        ([("auc", -0.3, -0.4, -0.2)], "Yes"),
+        ([("auc", 0.3, 0.2, 0.4)], "No, the centre is better"),
+        ([("auc", -0.1, -0.2, 0.0)], "Not shown"),
+        ([("auc", -0.1, -0.2, 0.1), ("mass", -0.3, -0.4, -0.2)], "Not shown"),
+        ([("abpc_cells", -0.3, -0.4, -0.2), ("mass", 0.3, 0.2, 0.4)], "No, the centre is better"),
+        ([("abpc_cells", -0.3, -0.4, -0.2)], "Yes"),
+        ([("deletion_cells", 0.3, 0.2, 0.4)], "Can’t be said"),
+        ([("auc", -0.3, None, None)], "Can’t be said"),
+    ],
+)
+def test_the_centre_is_beaten_in_auc_else_mass_else_abpc(
+    summary: Summary, pairs: list[tuple[str, float, float | None, float | None]], answer: str
+) -> None:
+    made = tuple(compared(measure, "centre", *rest) for measure, *rest in pairs)
+    assert headline(summary._replace(comparisons=made))[2].answer == answer
+
+
+@pytest.mark.parametrize(
+    ("lost", "answer"),
+    [((0.18, 0.15), "18.0 points"), ((0.01, 0.0), "Nothing that shows"), ((0.18, None), "Can’t be said")],
+)
+def test_attention_is_needed_where_shuffling_it_costs_probability(
+    summary: Summary, lost: tuple[float, float | None], answer: str
+) -> None:
+    trial = {CONTENT: {"permute_drop": found(*lost, None), "uniform_drop": found(0.1, 0.05, None)}}
+    told = headline(summary._replace(trial=trial))[3]
+    assert told.answer == answer
+    if answer == "18.0 points":
+        assert told.sentences == (
+            "A word that is no function word loses 18.0 (15.0 to 100.0) points of its probability; with the same "
+            "weight on every cell 10.0.",
+        )
+
+
+def test_a_headline_that_data_do_not_carry_gives_the_reason(summary: Summary) -> None:
+    bare = summary._replace(comparisons=(), trial={}, paths={})
+    assert [finding.answer for finding in headline(bare)] == ["Can’t be said"] * 4
+    no_centre = bare._replace(methods=tuple(m for m in summary.methods if m.name != "centre"))
+    assert headline(no_centre)[2].sentences == ("The method “centre” was not run.",)
+    struck = bare._replace(struck={"grid_integrated_gradients": "its sum misses"})
+    assert headline(struck)[1].sentences == ("Integrated gradients (grid) is left out: its sum misses.",)
+
+
+def test_attention_that_fails_a_gate_is_not_spoken_of(summary: Summary) -> None:
+    struck = summary._replace(struck={"attention": "its rows depend on each other"}, comparisons=())
+    told = (*verdict(struck)[1:], *headline(struck)[:3])
+    assert [finding.answer for finding in told] == ["Can’t be said"] * 6
+    assert all("Attention is left out: its rows depend" in finding.sentences[0] for finding in told)
+
+
+def test_a_method_that_is_struck_out_does_not_speak_for_agreement(summary: Summary) -> None:
+    told = verdict(summary._replace(struck={"grid_integrated_gradients": "its sum misses"}))[2]
+    assert told.sentences[0].startswith("Cosine with Gradient (grid)")
+
+
+def test_a_run_without_explanations_has_no_headline(summary: Summary) -> None:
+    assert headline(summary._replace(methods=())) == ()
+
+
 def test_captions_are_judged_by_truth_where_it_is_known(summary: Summary) -> None:
     told = verdict(summary._replace(true_words=Interval(0.94, 0.9, 0.97, 26)))[0]
     assert told.answer == "94\u00a0% true"
@@ -136,7 +258,7 @@ def test_a_run_without_scores_says_why(summary: Summary) -> None:
 
 
 def test_a_clean_run_has_no_caveats(summary: Summary) -> None:
-    assert list(caveats(summary)) == []
+    assert list(caveats(summary._replace(struck={}))) == []
 
 
 def test_each_thing_to_know_is_told(summary: Summary) -> None:
@@ -157,7 +279,7 @@ def test_each_thing_to_know_is_told(summary: Summary) -> None:
             metric("METEOR", None, "there is no Java"),
         ),
         warnings=("a clock jumped",),
-    )._replace(completeness={"pixel_integrated_gradients": Completeness(0.3, (0.1, 0.5), 90)})
+    )._replace(struck={"pixel_integrated_gradients": "its sum misses the score difference by 30 %"})
     assert list(caveats(doubtful)) == [
         "This run is interrupted: 0 of 26 images are done.",
         "No image was captioned; there is nothing to judge.",
@@ -167,8 +289,7 @@ def test_each_thing_to_know_is_told(summary: Summary) -> None:
         "themselves, or that the model has seen them.",
         "At beam size 5, 25\u00a0% of captions reached the length limit unfinished.",
         "METEOR was not computed: there is no Java.",
-        "Integrated gradients (pixels) misses the score difference it should sum to by 30\u00a0%; "
-        "don’t rank it.",
+        "Integrated gradients (pixels) is struck out and not ranked: its sum misses the score difference by 30 %.",
         "the set is small",
         "a clock jumped",
     ]
@@ -176,7 +297,7 @@ def test_each_thing_to_know_is_told(summary: Summary) -> None:
 
 def test_a_perfect_score_is_believed_where_the_truth_is_known(summary: Summary) -> None:
     row = MetricRow("BLEU-4", 5, 1.0, "0 to 1", True, None, None, 26, None)
-    assert list(caveats(change(summary, metrics=(row,)))) == []
+    assert list(caveats(change(summary, metrics=(row,))._replace(struck={}))) == []
 
 
 def test_the_terminal_shows_verdict_scores_and_notes(
@@ -189,6 +310,10 @@ def test_the_terminal_shows_verdict_scores_and_notes(
     assert "CIDEr " in text
     assert "0 to 10, ↑ higher is better" in text
     assert "made on cpu" in text
+    assert "What does a word lose when its attention is shuffled?" in text
+    assert text.count("How much of a word’s evidence") == 1
+    assert re.search(r"Attention +0\.9\d\d +0\.\d{3} +0\.\d{3} +–", text)
+    assert re.search(r"Guided backprop \(pixels\) +struck out: its maps equal", text)
     assert "signature: bleu|tok:ptb" in text
 
 

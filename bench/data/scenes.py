@@ -68,18 +68,32 @@ class SceneTruth:
         return [_word_class(word) for word in words]
 
     def regions(self, image: CaptionedImage, words: Sequence[str]) -> list[WordRegion | None]:
-        """Masks of true words. A colour's union holds every figure of that colour, outlines included."""
+        """Masks of true words.
+
+        A colour's union holds every figure of that colour, outlines included; `other` is the other named figure,
+        and `distractors` are the outlines. A relation speaks of both named figures, so it has no other.
+
+        Args:
+            image: a scene.
+            words: of any caption.
+
+        Returns:
+            One region per word; None for function words and false words.
+        """
         assert isinstance(image, Scene)
         reading = _read(image, words)
+        outlines = image.distractors if len(image.figures) > len(image.named) else None
         regions: list[WordRegion | None] = []
         for index, word in enumerate(words):
             if not reading.true.get(index, False):
                 regions.append(None)
             elif word in RELATIONS:
-                regions.append(WordRegion(unique=None, union=union(image.named)))
+                regions.append(WordRegion(unique=None, union=union(image.named), distractors=outlines))
             else:
+                meant = reading.figure[index]
                 alike = [f for f in image.figures if word in (f.colour, f.shape)]
-                regions.append(WordRegion(unique=reading.figure[index].mask, union=union(alike)))
+                other = next(figure for figure in image.named if figure is not meant)
+                regions.append(WordRegion(meant.mask, union(alike), other.mask, outlines))
         return regions
 
     def truth(self, image: CaptionedImage, words: Sequence[str]) -> dict[str, Truth]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from bench.data.base import CaptionedImage
 from bench.errors import DataError
 from bench.progress import track
-from explain.collapse import attention_entropy, attention_movement
+from explain.collapse import attention_coverage, attention_entropy, attention_movement
 from models.beam import DECODINGS, DecodingRules, Hypothesis, beam_search
 from models.captioner import Captioner
 from models.errors import PictureError
@@ -127,6 +127,7 @@ def caption_row(
         alternatives=tuple(_alternative(captioner, other) for other in others),
         attention_entropy=attention_entropy(shown),
         attention_movement=attention_movement(shown),
+        attention_coverage=attention_coverage(shown),
     )
 
 

@@ -160,6 +160,14 @@ def _attention(rows: Sequence[CaptionRow]) -> Iterator[Described]:
     entropy = ratio_interval(np.array([entropy for entropy, _ in spread], dtype=float) * words, words)
     value = entropy.value if entropy else None
     yield Described("Attention entropy", "share", None, value, entropy, len(spread), "no words were said")
+    covered = np.array(
+        [row.attention_coverage for row in rows if row.attention_coverage is not None], dtype=float
+    )
+    if covered.size:  # the first runs did not store it
+        coverage = ratio_interval(covered, np.ones(covered.size))
+        yield Described(
+            "Attention coverage", "share", None, coverage.value if coverage else None, coverage, covered.size
+        )
     still = pd.Series(moved, dtype=float) < COLLAPSED_BELOW
     yield _share("Collapsed attention", still, better=False, reason="no caption has two words")
 

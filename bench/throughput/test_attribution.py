@@ -1,9 +1,14 @@
 """Every attribution method on a caption of the demo model."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
 from bench.data.scenes import make_scene
+from bench.throughput.captum_loop import LOOPS, captum_maps
+from bench.throughput.measuring import Reference
 from explain.methods import METHODS, ExplainedCaption
 from models.beam import beam_search
 
@@ -34,3 +39,28 @@ def test_attribute(benchmark, measure, caption, method):
     """One map per word."""
     measured = measure(benchmark, lambda: METHODS[method](caption), images=1, words=caption.words, rounds=5)
     assert measured.result.maps.shape == (caption.words, *caption.captioner.grid)
+
+
+@pytest.mark.benchmark(group="attribution")
+def test_attribute_beside_a_loop_over_words(benchmark, measure, caption):
+    """The default methods that are Captum's, beside the obvious loop: every word, and every method, on its own."""
+
+    def ours():
+        anew = dataclasses.replace(caption)  # which has computed nothing yet
+        return {name: METHODS[name](anew).maps for name in LOOPS}
+
+    def one_by_one():
+        return {name: captum_maps(caption, name) for name in LOOPS}
+
+    measured = measure(
+        benchmark,
+        ours,
+        images=1,
+        words=caption.words,
+        references=[Reference("captum_loop", one_by_one)],
+        rounds=3,
+    )
+    for name, expected in one_by_one().items():
+        found = measured.result[name].reshape(expected.shape)
+        error = np.abs(found - expected.cpu().numpy()).max() / np.abs(expected.cpu().numpy()).max()
+        assert error < 1e-5, name

@@ -1,0 +1,22 @@
+"""Keeping memory from growing with what was done before."""
+
+import ctypes
+import os
+import platform
+
+_PRIMITIVES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+
+
+def keep_few_primitives() -> None:
+    """Has oneDNN keep 128 compiled kernels, not 1,024; to be called before torch computes anything.
+
+    It compiles one for each layer and number of rows. Explaining brings ever new numbers of rows, and a thousand kernels
+    take half a gigabyte.
+    """
+    os.environ.setdefault(_PRIMITIVES, "128")
+
+
+def give_back_memory() -> None:
+    """Gives freed memory back to the system, where the C library is one that can be told to (glibc)."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
