@@ -74,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--batch-size", type=int, default=64, metavar="B", help="images at once (default: 64)"
     )
+    evaluate.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that explain images (default: two, if there are two cores)",
+    )
     evaluate.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: one under runs/)")
     evaluate.add_argument("--fresh", action="store_true", help="start over instead of resuming")

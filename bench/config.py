@@ -161,6 +161,8 @@ class EvalConfig:
     """Evaluate only the first images of the split."""
     batch_size: int = 64
     """Images encoded and decoded together; does not change the captions."""
+    workers: int | None = None
+    """Processes that explain images, on a CPU; does not change the numbers. None for two, where there are two cores."""
     device: str = "cpu"
     """A torch device: cpu, cuda, cuda:1, …"""
     seed: int = 0
@@ -177,6 +179,7 @@ class EvalConfig:
             explain=(0, math.inf),
             retrieval=(0, math.inf),
             batch_size=(1, math.inf),
+            workers=(1, 64),
         )
         if self.encoder_dtype not in ENCODER_DTYPES:
             raise ConfigError(

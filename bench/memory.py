@@ -10,8 +10,8 @@ _PRIMITIVES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 def keep_few_primitives() -> None:
     """Has oneDNN keep 128 compiled kernels, not 1,024; to be called before torch computes anything.
 
-    It compiles one for each layer and number of rows. Explaining brings ever new numbers of rows, and a thousand kernels
-    take half a gigabyte.
+    It compiles one for each layer and number of rows. Explaining brings ever new numbers of rows, and a thousand
+    kernels take half a gigabyte.
     """
     os.environ.setdefault(_PRIMITIVES, "128")
 

@@ -9,8 +9,9 @@ from reports.store import RunStore
 
 
 def identity(record: RunRecord) -> str:
-    """A digest of everything that decides the numbers; the batch size does not."""
-    config = {name: value for name, value in record.config.items() if name != "batch_size"}
+    """A digest of everything that decides the numbers; how the work is divided does not."""
+    divided = ("batch_size", "workers")
+    config = {name: value for name, value in record.config.items() if name not in divided}
     return digest({"config": config, "sha256": dict(record.provenance.sha256)})
 
 

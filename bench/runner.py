@@ -267,6 +267,7 @@ def _explain(
     """Explains the captions of the largest beam size; None if there is nothing to explain."""
     from bench.stages.explain import explain
     from bench.stages.intervene import intervene
+    from bench.stages.workers import default_workers
 
     beam_size = max(config.search.beam_sizes)
     said = {row.image_id: row for row in captions if row.beam_size == beam_size and _explicable(row)}
@@ -283,6 +284,7 @@ def _explain(
             options=config.explaining,
             search=config.search,
             seed=config.seed,
+            workers=config.workers or default_workers(),
         )
     if scorer:
         with _timed(stages, "intervene", len(chosen), "images"):

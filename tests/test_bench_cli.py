@@ -25,6 +25,7 @@ from reports.store import RunStore
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "models" / "demo" / "scenes.safetensors"
+BRIEFLY = ("--methods", "grid_gradient")  # where a test is about something else
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,8 @@ def test_a_run_directory_holds_every_file_of_the_contract(run):
         "scores.parquet",
         "attributions.parquet",
         "maps.npz",
+        "sanity.parquet",
+        "interventions.parquet",
         "thumbs",
         "report.html",
         "throughput.json",
@@ -63,7 +66,8 @@ def test_a_run_directory_holds_every_file_of_the_contract(run):
     assert expected <= names
     record = RunStore(run).read_run()
     assert record.status == "finished"
-    assert [stage.name for stage in record.stages] == ["decode", "retrieve", "score", "explain", "speed"]
+    stages = ["decode", "retrieve", "score", "explain", "intervene", "speed"]
+    assert [stage.name for stage in record.stages] == stages
     assert record.images.done == 6
     assert {row.beam_size for row in record.metrics} == {1, 3, 5}
     by_name = {row.name: row for row in record.metrics if row.beam_size == 5}
@@ -84,7 +88,7 @@ def test_the_demo_model_says_what_is_there_and_looks_where_it_speaks(run):
     np.testing.assert_allclose(uniform["lift"], 1.0, atol=1e-6)
     assert (uniform["auc"] == 0.5).all()
     oracle = content[content["method"] == "oracle"]
-    for measure in ("mass", "rank", "auc", "pointing"):
+    for measure in ("mass", "rank", "auc", "pointing", "topm_iou", "inside_outside"):
         np.testing.assert_allclose(oracle[measure], 1.0, atol=1e-12)
 
 
@@ -137,7 +141,22 @@ def test_captions_are_the_same_for_every_batch_size(tmp_path):
 def test_one_image_has_no_cider_but_a_reason_and_json_prints_what_run_json_holds(tmp_path, capsys):
     out = tmp_path / "one"
     assert (
-        main(["eval", "--limit", "1", "--explain", "1", "--beam-size", "2", "--out", str(out), "--json"]) == 0
+        main(
+            [
+                "eval",
+                "--limit",
+                "1",
+                "--explain",
+                "1",
+                *BRIEFLY,
+                "--beam-size",
+                "2",
+                "--out",
+                str(out),
+                "--json",
+            ]
+        )
+        == 0
     )
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((out / "run.json").read_text())
@@ -155,7 +174,19 @@ def test_a_folder_of_pictures_with_a_broken_one_is_evaluated_and_the_broken_one_
     out = tmp_path / "run"
     assert (
         main(
-            ["eval", str(DEMO), "--data", str(folder), "--split", "all", "--explain", "2", "--out", str(out)]
+            [
+                "eval",
+                str(DEMO),
+                "--data",
+                str(folder),
+                "--split",
+                "all",
+                "--explain",
+                "2",
+                *BRIEFLY,
+                "--out",
+                str(out),
+            ]
         )
         == 0
     )
@@ -245,7 +276,10 @@ def test_hostile_captions_reach_the_report_as_text(tmp_path, capsys):
         for caption in hostile:
             file.write(f'"photo 0.jpg","{caption}"\n')
     out = tmp_path / "run"
-    assert main(["eval", "--data", str(folder), "--split", "all", "--explain", "1", "--out", str(out)]) == 0
+    assert (
+        main(["eval", "--data", str(folder), "--split", "all", "--explain", "1", *BRIEFLY, "--out", str(out)])
+        == 0
+    )
     page = (out / "report.html").read_text()
     assert "<script" not in page
     for row in RunStore(out).read_run().metrics:
@@ -316,7 +350,7 @@ def test_rules_of_decoding_hold(pictures, capsys):
 
 def test_the_rules_of_a_run_are_part_of_its_identity_and_its_signature(tmp_path, capsys):
     out = tmp_path / "run"
-    command = ["eval", "--limit", "2", "--explain", "1", "--beam-size", "3", "--out", str(out)]
+    command = ["eval", "--limit", "2", "--explain", "1", *BRIEFLY, "--beam-size", "3", "--out", str(out)]
     assert main([*command, "--decoding", "tutorial", "--n-best", "2", "--encoder-dtype", "bfloat16"]) == 0
     record = RunStore(out).read_run()
     assert record.metric_signature.endswith("|decoding:tutorial|encoder:bfloat16")

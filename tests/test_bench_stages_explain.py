@@ -1,6 +1,7 @@
 """What is kept of all images, what is measured of one, and what an explained run holds."""
 
 import dataclasses
+import operator
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.config import DEMO_CHECKPOINT, ExplainConfig, SearchConfig
+from bench.config import DEMO_CHECKPOINT, EvalConfig, ExplainConfig, SearchConfig
 from bench.data.scenes import SceneTruth, make_scene
 from bench.errors import ConfigError
 from bench.scoring import Scorer
@@ -18,6 +19,7 @@ from bench.stages.decode import decode
 from bench.stages.explain import chosen_methods, explain
 from bench.stages.intervene import intervene
 from bench.stages.observe import DONORS, Survey, image_seed, observe, survey
+from bench.stages.workers import each
 from explain.methods import METHODS
 from models.beam import beam_search
 from models.captioner import Captioner
@@ -266,7 +268,8 @@ store = RunStore(Path(tempfile.mkdtemp()))
 decode(captioner, images, store, beam_sizes=(1,), batch_size=4, done=set(), begin=lambda: None)
 captions = {row.image_id: row for row in store.read_captions()}
 options = ExplainConfig(methods=("grid_gradient",))
-explain(captioner, images, captions, store, ground_truth=SceneTruth(), options=options, search=SearchConfig((1,)), seed=0)
+search = SearchConfig((1,))
+explain(captioner, images, captions, store, ground_truth=SceneTruth(), options=options, search=search, seed=0)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     few, many = (
@@ -326,3 +329,37 @@ def test_captions_decoded_with_other_attention_lose_what_attention_brings(captio
 def test_an_image_has_the_same_seed_whatever_is_explained_beside_it():
     assert image_seed("a", 0) == image_seed("a", 0) != image_seed("a", 1)
     assert image_seed("\udc80", 0) >= 0
+
+
+# ---- several processes ----------------------------------------------------------------------------------
+
+
+def test_two_processes_find_what_one_does_and_in_the_same_order(captioner, decoded, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.stages.workers.FEWEST_TASKS", 1)
+    images, captions = decoded
+    found = []
+    for workers in (1, 2):
+        store = RunStore(tmp_path / str(workers))
+        info = explain(
+            captioner, images[:3], captions, store,
+            ground_truth=SceneTruth(), options=BRIEFLY, search=SEARCH, seed=0, workers=workers,
+        )  # fmt: skip
+        maps = (store.path / "maps.npz").read_bytes()
+        found.append((store.read_attributions(), store.read_sanity(), info.words, maps))
+    one, two = found
+    pd.testing.assert_frame_equal(one[0], two[0], atol=1e-6)
+    pd.testing.assert_frame_equal(one[1], two[1], atol=1e-5)
+    assert one[2:] == two[2:]
+
+
+def test_a_task_that_fails_in_another_process_ends_the_work(monkeypatch):
+    monkeypatch.setattr("bench.stages.workers.FEWEST_TASKS", 1)
+    with pytest.raises(ZeroDivisionError):
+        list(each(operator.truediv, 1, [(0,), (1,)], workers=2))
+
+
+def test_workers_are_no_part_of_a_runs_identity():
+    one, two = (EvalConfig(workers=n).as_json() for n in (1, 2))
+    assert {name for name in one if one[name] != two[name]} == {"workers"}
+    with pytest.raises(ConfigError, match="--workers is 0; expected 1 to 64"):
+        EvalConfig(workers=0)

@@ -1,21 +1,25 @@
 """Explaining: from captions to attributions.parquet, maps.npz, sanity.parquet and what the report shows of pictures."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Float16
+from torch import Tensor
 
 from bench.config import ExplainConfig, SearchConfig
 from bench.data.base import CaptionedImage, GroundTruth
 from bench.errors import ConfigError
-from bench.memory import give_back_memory
 from bench.progress import say, track
 from bench.stages.measures import DRAWS, PIXEL_WORDS, RADIUS, SHIFTS, Asked, measure
-from bench.stages.observe import DONORS, explained_caption, observe, survey
+from bench.stages.observe import DONORS, Observed, Survey, explained_caption, observe, survey
+from bench.stages.workers import each
 from explain.gates import gates
-from explain.methods import METHODS, Method, WordMaps
+from explain.methods import METHODS, ExplainedCaption, Method, WordMaps
 from explain.methods.answers import ANSWERS
 from explain.sanity import sanity
 from models.captioner import Captioner
@@ -72,6 +76,7 @@ def explain(
     options: ExplainConfig,
     search: SearchConfig,
     seed: int,
+    workers: int = 1,
 ) -> ExplanationInfo:
     """Explains one caption of each image, word by word, with every method, and measures every map.
 
@@ -87,6 +92,7 @@ def explain(
         options: what is computed and measured.
         search: how captions are searched for.
         seed: of everything that is drawn by lot.
+        workers: processes to share the work, on a CPU; changes no number.
 
     Returns:
         What was done, for run.json.
@@ -95,37 +101,30 @@ def explain(
     looking = track(images, total=len(images), label="looking at all images", unit="images")
     whole = survey(captioner, looking, captions, ground_truth)
     baseline, described = whole.baseline()
-    pixel_images = len(images) if options.thorough else min(PIXEL_IMAGES, len(images))
-    sane_images = min(THOROUGH_SANITY_IMAGES if options.thorough else SANITY_IMAGES, len(images))
-    seconds = dict.fromkeys((method.name for method in methods), 0.0)
-    words, checked, sane = 0, [], []
+    work = _Work(
+        captioner=captioner,
+        whole=whole,
+        baseline=baseline,
+        ground_truth=ground_truth,
+        options=options,
+        search=search,
+        seed=seed,
+        pixel_images=len(images) if options.thorough else min(PIXEL_IMAGES, len(images)),
+        sane_images=min(THOROUGH_SANITY_IMAGES if options.thorough else SANITY_IMAGES, len(images)),
+    )
+    tasks = [(number, image, captions[image.image_id]) for number, image in enumerate(images)]
+    on_cpu = captioner.device.type == "cpu"
+    results = each(_explain_one, work, tasks, workers=workers if on_cpu else 1)
+    seconds, words, sane = Counter[str](), 0, list[dict[str, object]]()
     with store.writing_explanations() as explanations:
-        for number, image in enumerate(track(images, total=len(images), label="explaining", unit="images")):
-            seen = observe(captioner, image, captions[image.image_id], ground_truth)
-            caption = explained_caption(captioner, seen, whole, baseline, seed)
-            found: dict[str, WordMaps] = {}
-            for method in methods:
-                begun = time.process_time()
-                found[method.name] = method(caption)
-                seconds[method.name] += time.process_time() - begun
-            asked = Asked(number < pixel_images, options, search, caption.seed)
-            rows = measure(seen, caption, found, whole.donors(seen), asked)
-            maps = {
-                map_key(image.image_id, seen.row.beam_size, name): each.maps.astype(np.float16)
-                for name, each in found.items()
-                if not name.startswith("attention_")  # those are attention's, of other words
-            }
-            explanations.append(image.image_id, rows, maps, seen.thumb)
-            words += caption.words
-            if number < GATE_IMAGES:
-                checked.append(caption)
-            if number < sane_images:
-                tested = sanity(caption, methods, seed=caption.seed, thorough=options.thorough)
-                sane += [{"image_id": image.image_id} | row._asdict() for row in tested]
-            give_back_memory()
+        for found in track(results, total=len(images), label="explaining", unit="images"):
+            explanations.append(found.image_id, found.rows, found.maps, found.thumb)
+            seconds.update(found.seconds)
+            words += found.words
+            sane += found.sane
     store.write_sanity(pd.DataFrame(sane))
     say(f"checking {len(methods)} methods")
-    passed = [GateRow(**gate._asdict()) for gate in gates(checked, methods)]
+    checked = [_caption(work, image, row)[1] for _, image, row in tasks[:GATE_IMAGES]]
     told = [_described(method, captioner, seconds[method.name] / words) for method in methods]
     if ground_truth is not None:
         told += [MethodInfo(name, label, "control", False, False, source) for name, label, source in ANSWERS]
@@ -136,18 +135,73 @@ def explain(
         annotation_baseline=described,
         reason=None if ground_truth is not None else NO_PLACES,
         methods=tuple(told),
-        gates=tuple(passed),
+        gates=tuple(GateRow(**gate._asdict()) for gate in gates(checked, methods)),
         resolution=_resolution(captioner),
         settings={
-            "images_for_pixels": pixel_images,
+            "images_for_pixels": work.pixel_images,
             "words_for_pixels": None if options.thorough else PIXEL_WORDS,
-            "images_for_sanity": sane_images,
+            "images_for_sanity": work.sane_images,
             "images_for_gates": len(checked),
             "donors": DONORS,
             "shifts": SHIFTS,
             **({"draws": DRAWS, "radius": RADIUS} if options.thorough else {}),
         },
     )
+
+
+class _Work(NamedTuple):
+    """What explaining any image of the run needs."""
+
+    captioner: Captioner
+    whole: Survey
+    baseline: Float[Tensor, "cells dim"]
+    ground_truth: GroundTruth | None
+    options: ExplainConfig
+    search: SearchConfig
+    seed: int
+    pixel_images: int
+    sane_images: int
+
+
+class _Explained(NamedTuple):
+    """All that was found of one image."""
+
+    image_id: str
+    rows: list[dict[str, object]]
+    maps: dict[str, Float16[np.ndarray, "word rows cols"]]
+    thumb: bytes
+    sane: list[dict[str, object]]
+    seconds: dict[str, float]
+    """CPU time of each method."""
+    words: int
+
+
+def _caption(work: _Work, image: CaptionedImage, row: CaptionRow) -> tuple[Observed, ExplainedCaption]:
+    seen = observe(work.captioner, image, row, work.ground_truth)
+    return seen, explained_caption(work.captioner, seen, work.whole, work.baseline, work.seed)
+
+
+def _explain_one(work: _Work, number: int, image: CaptionedImage, row: CaptionRow) -> _Explained:
+    seen, caption = _caption(work, image, row)
+    methods = chosen_methods(work.options)
+    found: dict[str, WordMaps] = {}
+    seconds: dict[str, float] = {}
+    for method in methods:
+        begun = time.process_time()
+        found[method.name] = method(caption)
+        seconds[method.name] = time.process_time() - begun
+    asked = Asked(number < work.pixel_images, work.options, work.search, caption.seed)
+    rows = measure(seen, caption, found, work.whole.donors(seen), asked)
+    maps = {
+        map_key(image.image_id, row.beam_size, name): maps_.maps.astype(np.float16)
+        for name, maps_ in found.items()
+        if not name.startswith("attention_")  # those are attention's, of other words
+    }
+    sane: list[dict[str, object]] = []
+    if number < work.sane_images:
+        tested = sanity(caption, methods, seed=caption.seed, thorough=work.options.thorough)
+        sane = [{"image_id": image.image_id, **test._asdict()} for test in tested]
+    return _Explained(image.image_id, rows, maps, seen.thumb, sane, seconds, caption.words)
 
 
 def _described(method: Method, captioner: Captioner, seconds_per_word: float) -> MethodInfo:
