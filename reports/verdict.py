@@ -169,19 +169,19 @@ def headline(summary: Summary) -> tuple[Finding, ...]:
 def _faithful(summary: Summary) -> Finding:
     """By the paired difference in ABPC, cells being replaced, between attention and integrated gradients on the grid.
 
-    *More* or *less* if its 95 % interval excludes 0, *as faithful* if it covers 0, which is no proof of equality: the
-    interval says how large a difference may have been missed.
+    *More* or *less* if its 95 % interval excludes 0. If it covers 0 no difference shows, which is no proof of equality:
+    the interval says how large a difference may have been missed.
     """
     question = "Is attention as faithful as integrated gradients?"
     found = _comparison(summary, _REFERENCE, _FAITHFULNESS)
     if found is None or found.test.low is None or found.test.high is None:
         return Finding(question, _CAN_NOT, (_why_not_compared(summary, _REFERENCE, found),))
     ahead = _ahead(found)
-    answer = {1: "More faithful", -1: "Less faithful", 0: "As faithful"}[ahead]
+    answer = {1: "More faithful", -1: "Less faithful", 0: "No difference shows"}[ahead]
     told = {
         1: "Attention’s map is more faithful than that of integrated gradients on the grid",
         -1: "Attention’s map is less faithful than that of integrated gradients on the grid",
-        0: f"No difference shows on {_images(found)}",
+        0: f"On {_images(found)}",
     }[ahead]
     return Finding(question, answer, (f"{told}: {_difference(found)}.",))
 

@@ -1,9 +1,9 @@
 """What is kept of all images, what is measured of one, and what an explained run holds."""
 
 import dataclasses
+import gc
 import operator
-import subprocess
-import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,9 @@ from bench.stages import observe as observing
 from bench.stages.decode import decode
 from bench.stages.explain import chosen_methods, explain
 from bench.stages.intervene import intervene
+from bench.stages.measures import measure
 from bench.stages.observe import DONORS, Survey, image_seed, observe, survey
-from bench.stages.workers import each
+from bench.stages.workers import share_out
 from explain.methods import METHODS
 from models.beam import beam_search
 from models.captioner import Captioner
@@ -249,38 +250,25 @@ def test_data_without_places_have_no_answers_and_a_reason(captioner, decoded, tm
     assert rows[rows["method"] == "grid_gradient"]["abpc_cells"].notna().any()
 
 
-def test_memory_does_not_grow_with_the_number_of_images():
-    """Peak memory of explaining 8 and 40 images in a process each: four scenes again and again, because for every new
-    number of rows the libraries below compile and keep kernels, which is what the first hundred images are spent on."""
-    script = """
-import resource, sys, tempfile
-from dataclasses import replace
-from pathlib import Path
-from bench.config import DEMO_CHECKPOINT, ExplainConfig, SearchConfig
-from bench.data.scenes import SceneTruth, make_scene
-from bench.stages.decode import decode
-from bench.stages.explain import explain
-from models.formats import load_checkpoint
-from reports.store import RunStore
-captioner = load_checkpoint(DEMO_CHECKPOINT).captioner
-images = [replace(make_scene("test", index % 4), image_id=str(index)) for index in range(int(sys.argv[1]))]
-store = RunStore(Path(tempfile.mkdtemp()))
-decode(captioner, images, store, beam_sizes=(1,), batch_size=4, done=set(), begin=lambda: None)
-captions = {row.image_id: row for row in store.read_captions()}
-options = ExplainConfig(methods=("grid_gradient",))
-search = SearchConfig((1,))
-explain(captioner, images, captions, store, ground_truth=SceneTruth(), options=options, search=search, seed=0)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-    few, many = (
-        int(
-            subprocess.run(
-                [sys.executable, "-P", "-c", script, count], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        for count in ("8", "40")
-    )
-    assert many < few + 32 * 1024, (few, many)  # KiB
+def test_nothing_of_an_image_is_kept_once_it_is_written(captioner, decoded, tmp_path, monkeypatch):
+    """The numbers in all living tensors when an image is measured: four scenes, twice."""
+    images, captions = decoded
+    twice = [
+        replace(image, image_id=f"{number} {image.image_id}") for number in range(2) for image in images[:4]
+    ]
+    said = {image.image_id: replace(captions[image.image_id[2:]], image_id=image.image_id) for image in twice}
+    living = []
+
+    def counted(*arguments):
+        gc.collect()
+        living.append(sum(each.numel() for each in gc.get_objects() if type(each) is torch.Tensor))
+        return measure(*arguments)
+
+    monkeypatch.setattr("bench.stages.explain.measure", counted)
+    monkeypatch.setattr("bench.stages.workers.FEWEST_TASKS", 99)
+    run(captioner, (twice, said), tmp_path)
+    first, second = living[:4], living[4:]
+    assert second == pytest.approx(first, rel=0.1)
 
 
 # ---- choices and interventions --------------------------------------------------------------------------
@@ -355,7 +343,7 @@ def test_two_processes_find_what_one_does_and_in_the_same_order(captioner, decod
 def test_a_task_that_fails_in_another_process_ends_the_work(monkeypatch):
     monkeypatch.setattr("bench.stages.workers.FEWEST_TASKS", 1)
     with pytest.raises(ZeroDivisionError):
-        list(each(operator.truediv, 1, [(0,), (1,)], workers=2))
+        list(share_out(operator.truediv, 1, [(0,), (1,)], workers=2))
 
 
 def test_workers_are_no_part_of_a_runs_identity():

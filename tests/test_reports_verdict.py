@@ -124,12 +124,12 @@ def faithful(summary: Summary, *values: float | None) -> Finding:
             "its ABPC (cells) is 0.050 higher (0.010 to 0.090).",
         ),
         (
-            (0.05, 0.0, 0.1), "As faithful",
-            "No difference shows on 26 images: its ABPC (cells) differs by −0.050 (−0.100 to 0.000).",
+            (0.05, 0.0, 0.1), "No difference shows",
+            "On 26 images: its ABPC (cells) differs by −0.050 (−0.100 to 0.000).",
         ),
         (
-            (-0.05, -0.11, 0.01), "As faithful",
-            "No difference shows on 26 images: its ABPC (cells) differs by 0.050 (−0.010 to 0.110).",
+            (-0.05, -0.11, 0.01), "No difference shows",
+            "On 26 images: its ABPC (cells) differs by 0.050 (−0.010 to 0.110).",
         ),
         ((0.05, None, None), "Can’t be said", "One image has no interval."),
     ],

@@ -17,7 +17,7 @@ from bench.errors import ConfigError
 from bench.progress import say, track
 from bench.stages.measures import DRAWS, PIXEL_WORDS, RADIUS, SHIFTS, Asked, measure
 from bench.stages.observe import DONORS, Observed, Survey, explained_caption, observe, survey
-from bench.stages.workers import each
+from bench.stages.workers import share_out
 from explain.gates import gates
 from explain.methods import METHODS, ExplainedCaption, Method, WordMaps
 from explain.methods.answers import ANSWERS
@@ -114,7 +114,7 @@ def explain(
     )
     tasks = [(number, image, captions[image.image_id]) for number, image in enumerate(images)]
     on_cpu = captioner.device.type == "cpu"
-    results = each(_explain_one, work, tasks, workers=workers if on_cpu else 1)
+    results = share_out(_explain_one, work, tasks, workers=workers if on_cpu else 1)
     seconds, words, sane = Counter[str](), 0, list[dict[str, object]]()
     with store.writing_explanations() as explanations:
         for found in track(results, total=len(images), label="explaining", unit="images"):

@@ -27,7 +27,7 @@ def default_workers() -> int:
     return min(MOST, cores)
 
 
-def each(
+def share_out(
     function: Callable[..., _R], shared: _W, tasks: Sequence[tuple[Any, ...]], *, workers: int
 ) -> Iterator[_R]:
     """Calls function(shared, *task) for every task.
