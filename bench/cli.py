@@ -214,7 +214,7 @@ def _explaining_options(command: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="attribution methods by name, besides attention and the controls (default: seven that are sound and fast)",
+        help="attribution methods by name, besides attention and the controls (default: seven that are fast)",
     )
     command.add_argument(
         "--thorough", action="store_true", help="every sound method and every measure: minutes become hours"

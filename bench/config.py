@@ -119,6 +119,8 @@ class ExplainConfig:
     """Also the methods whose `note` says why they are not to be believed."""
     redecode: bool = False
     """Whether captions are searched for anew without what a map marks: did the word disappear?"""
+    checks: bool = True
+    """Whether methods are checked and tested and pixels perturbed; not for a page about pictures of one's own."""
     protocol: str | None = None
     """`sun2022` for the image ablation of Sun et al. 2022 (arXiv:2001.01037)."""
 

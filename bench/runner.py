@@ -84,6 +84,7 @@ def explain_pictures(config: EvalConfig, pictures: Sequence[Path], out: Path, *,
         out: the page to write.
         command: the command line that asked for it, for the record.
     """
+    config = dataclasses.replace(config, explaining=dataclasses.replace(config.explaining, checks=False))
     checkpoint = _load(config)
     are_distinct = len({path.name for path in pictures}) == len(pictures)
     names = [path.name if are_distinct else str(path) for path in pictures]

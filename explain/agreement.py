@@ -2,7 +2,7 @@
 
 Every measure reads the positive part of a map, divided by its sum; leading dimensions broadcast. Next to a
 value belong its nulls, the values that maps reach which can't know of each other: smooth maps agree by chance.
-`explain.nulls.corrected` puts the two together.
+Between them lies the share of the way from chance to perfect agreement, (value - null) / (best - null).
 
 Cosine and top-k overlap are read as in OpenXAI (Agarwal et al. 2022), the Jensen-Shannon divergence as in
 Jain & Wallace (2019) but in base 2 and under a root, which makes it a metric; Pearson's correlation is the CC

@@ -94,22 +94,3 @@ def _as_vectors(maps: Float[np.ndarray, "*maps cells"], measure: str) -> Float[n
         return unit(deviations(shares))
     ranks = centred_ranks(rank_cells(shares.reshape(-1, shares.shape[-1]))).reshape(shares.shape)
     return unit(np.where(np.isnan(shares), np.nan, ranks))
-
-
-def corrected(
-    observed: Float[np.ndarray, "*values"], null: Float[np.ndarray, "*values"], best: float = 1.0
-) -> Float[np.ndarray, "*values"]:
-    """How much of the way from chance to perfect agreement a value goes: (observed - null) / (best - null).
-
-    The form of Cohen's kappa (1960), for any measure with a null.
-
-    Args:
-        observed: of a measure.
-        null: what it takes by chance.
-        best: what it takes for equal maps: 1, and 0 for the root of the Jensen-Shannon divergence.
-
-    Returns:
-        0 at chance, 1 at best, negative below chance; NaN where either is, or where chance is already perfect.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(null == best, np.nan, (observed - null) / (best - null))

@@ -13,13 +13,13 @@ import pandas as pd
 from reports.estimates import OPERATED, Estimate, Table
 from reports.explanations import ANSWERS, ranked
 from reports.legend import measure_of
-from reports.records import LOCALISATION, MethodInfo
+from reports.records import FAITHFULNESS, LOCALISATION, MethodInfo
 from reports.stats import Interval, share_interval
 
 ORACLE = "oracle_grid"
 NOISE = ("random", "uniform")
 """Maps that know nothing, not even where a picture's middle is."""
-NOT_BOUND = ("deletion", "insertion")
+NOT_BOUND = FAITHFULNESS
 """Measures in which the true place need not come first."""
 BLURRED = ("mass", "lift", "inside_outside")
 """Measures in which the true place pays for the cells on its rim."""

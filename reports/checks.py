@@ -93,7 +93,7 @@ def _single_checks(sane: Sanity, labels: Mapping[str, str]) -> Grid | None:
         return None
     heads = {
         "random word": Cell("A random word", ("how alike its map is (Spearman)", arrow(False))),
-        "entropy": Cell(MEASURES["entropy_rise"].label, (arrow(True),)),
+        "entropy": Cell(MEASURES["entropy_rise"].label, (arrow(None),)),
     }
     rows = []
     for name in names:

@@ -104,7 +104,9 @@ def over_images(
     counts = np.nan_to_num(np.ones(len(rows)) if words is None else words)[:, None]
     weights = np.where(np.isfinite(values), counts, 0.0)
     return ratio_intervals(
-        _per_image(images, np.where(weights > 0, values * counts, 0.0)), _per_image(images, weights)
+        _per_image(images, np.where(weights > 0, values * counts, 0.0)),
+        _per_image(images, weights),
+        shares=[column != "lift" for column in columns],
     )
 
 

@@ -117,12 +117,17 @@ MEASURES = {
     ),
     "infidelity": Measure(
         "Infidelity", "from 0", False, "Yeh et al. 2019",
-        "Squared miss when the map foretells what a random change of the picture does to the word, at the map's best "
-        "scale. It can fail to tell a gradient from noise.",
+        "Squared miss when the map foretells what random cells put in place of others do to the word, in nats², at the "
+        "map's best scale. It can fail to tell a gradient from noise.",
     ),
     "max_sensitivity": Measure(
         "Max-sensitivity", "from 0", False, "Yeh et al. 2019",
-        "Largest relative change of the map under a tiny change of the picture.",
+        "Largest relative change of the map under a tiny change of the annotation vectors.",
+    ),
+    "beyond_shifts": Measure(
+        "Beyond shifts", _SHARE, True, "this project",
+        "Share of words whose map agrees with attention better than with 95 % of attention's own shifts around the "
+        "picture's edges; chance is 0.05, more where maps prefer the same part of pictures.",
     ),
     "disappeared": Measure(
         "Word gone", _SHARE, True, "after Sun et al. 2022",
@@ -242,8 +247,9 @@ MEASURES = {
         "not show what was learnt. It can veto a method and says nothing of which is best.",
     ),
     "entropy_rise": Measure(
-        "Entropy rise", "from −1", True, "Hedström et al. 2024 (eMPRT)",
-        "By what share the entropy of a map's values rises when all weights are made random.",
+        "Entropy rise", "from −1", None, "Hedström et al. 2024 (eMPRT)",
+        "By what share the entropy of a map's values rises when all weights are made random. Only its sign says much: "
+        "of a map with a single peak it rises many times over.",
     ),
     "effect": Measure(
         "Effect size", _BOTH, None, "Kerby 2014 (matched-pairs rank-biserial)",

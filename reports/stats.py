@@ -173,6 +173,7 @@ def ratio_intervals(
     numerators: Float[np.ndarray, "image ratio"],
     denominators: Float[np.ndarray, "image ratio"],
     *,
+    shares: Sequence[bool] | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> list[Interval | None]:
@@ -181,6 +182,7 @@ def ratio_intervals(
     Args:
         numerators: one row per image, one column per ratio.
         denominators: likewise, not negative.
+        shares: for each ratio, whether it is a share where all its numbers are whole; None for all.
         resamples: bootstrap resamples.
         seed: of the resampling.
 
@@ -199,7 +201,8 @@ def ratio_intervals(
         drawn = _drawn_sums(np.concatenate([parts, wholes], axis=1), resamples, seed)
         for place, column in enumerate(columns):
             ratios = drawn[:, place] / drawn[:, place + len(columns)]
-            found[column] = _ratio(parts[:, place], wholes[:, place], ratios)
+            can_count = shares is None or shares[column]
+            found[column] = _ratio(parts[:, place], wholes[:, place], ratios, can_count=can_count)
     return found
 
 
@@ -207,9 +210,11 @@ def _ratio(
     part: Float[np.ndarray, " image"],
     whole: Float[np.ndarray, " image"],
     drawn: Float[np.ndarray, " resample"],
+    *,
+    can_count: bool,
 ) -> Interval:
     value, n = part.sum() / whole.sum(), len(part)
-    whole_numbers = bool((part == np.floor(part)).all() and (whole == np.floor(whole)).all())
+    whole_numbers = can_count and bool((part == np.floor(part)).all() and (whole == np.floor(whole)).all())
     counted = whole_numbers and bool((part >= 0).all() and (part <= whole).all())
     if counted and n > 1 and (whole == 1).all():
         return share_interval(int(part.sum()), n)

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import pearsonr
 
 from explain.agreement import BEST, Agreement, agreement
-from explain.nulls import all_offsets, corrected, shifted, toroidal_p_value
+from explain.nulls import all_offsets, shifted, toroidal_p_value
 
 GRID = (14, 14)
 
@@ -110,12 +110,6 @@ def test_all_offsets_move_the_first_cell_to_every_other(grid):
     cells = grid[0] * grid[1]
     first = np.eye(cells)[0]
     assert sorted(shifted(first, all_offsets(grid), grid).argmax(axis=1)) == list(range(1, cells))
-
-
-def test_corrected_agreement_is_zero_at_chance_and_one_at_best():
-    found = corrected(np.array([0.3, 1.0, 0.65, 0.0, np.nan, 1.0]), np.array([0.3, 0.3, 0.3, 0.3, 0.3, 1.0]))
-    np.testing.assert_allclose(found, [0.0, 1.0, 0.5, -3 / 7, np.nan, np.nan])
-    np.testing.assert_allclose(corrected(np.array([0.0, 0.45, 0.9]), np.full(3, 0.9), 0.0), [1.0, 0.5, 0.0])
 
 
 def test_every_measure_has_a_best_value():

@@ -109,8 +109,8 @@ def explain(
         options=options,
         search=search,
         seed=seed,
-        pixel_images=len(images) if options.thorough else min(PIXEL_IMAGES, len(images)),
-        sane_images=min(THOROUGH_SANITY_IMAGES if options.thorough else SANITY_IMAGES, len(images)),
+        pixel_images=_checked(options, len(images) if options.thorough else PIXEL_IMAGES, images),
+        sane_images=_checked(options, THOROUGH_SANITY_IMAGES if options.thorough else SANITY_IMAGES, images),
     )
     tasks = [(number, image, captions[image.image_id]) for number, image in enumerate(images)]
     on_cpu = captioner.device.type == "cpu"
@@ -123,8 +123,11 @@ def explain(
             words += found.words
             sane += found.sane
     store.write_sanity(pd.DataFrame(sane))
-    say(f"checking {len(methods)} methods")
-    checked = [_caption(work, image, row)[1] for _, image, row in tasks[:GATE_IMAGES]]
+    checked = [
+        _caption(work, image, row)[1] for _, image, row in tasks[: _checked(options, GATE_IMAGES, images)]
+    ]
+    if checked:
+        say(f"checking {len(methods)} methods")
     told = [_described(method, captioner, seconds[method.name] / words) for method in methods]
     if ground_truth is not None:
         told += [MethodInfo(name, label, "control", False, False, source) for name, label, source in ANSWERS]
@@ -135,7 +138,7 @@ def explain(
         annotation_baseline=described,
         reason=None if ground_truth is not None else NO_PLACES,
         methods=tuple(told),
-        gates=tuple(GateRow(**gate._asdict()) for gate in gates(checked, methods)),
+        gates=tuple(GateRow(**gate._asdict()) for gate in gates(checked, methods)) if checked else (),
         resolution=_resolution(captioner),
         settings={
             "images_for_pixels": work.pixel_images,
@@ -147,6 +150,11 @@ def explain(
             **({"draws": DRAWS, "radius": RADIUS} if options.thorough else {}),
         },
     )
+
+
+def _checked(options: ExplainConfig, most: int, images: Sequence[CaptionedImage]) -> int:
+    """On how many images something is done, of what not every image needs."""
+    return min(most, len(images)) if options.checks else 0
 
 
 class _Work(NamedTuple):
@@ -199,7 +207,9 @@ def _explain_one(work: _Work, number: int, image: CaptionedImage, row: CaptionRo
     }
     sane: list[dict[str, object]] = []
     if number < work.sane_images:
-        tested = sanity(caption, methods, seed=caption.seed, thorough=work.options.thorough)
+        # Weights are made random many times over: what takes many passes through the encoder can't wait for that.
+        quick = [m for m in methods if work.options.thorough or m.resolution == "grid" or m.forward <= 1]
+        tested = sanity(caption, quick, seed=caption.seed, thorough=work.options.thorough)
         sane = [{"image_id": image.image_id, **test._asdict()} for test in tested]
     return _Explained(image.image_id, rows, maps, seen.thumb, sane, seconds, caption.words)
 

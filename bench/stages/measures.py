@@ -17,12 +17,15 @@ from explain.localisation import Localisation, ceiling_localisation, localise, n
 from explain.methods import METHODS, ExplainedCaption, Method, WordMaps
 from explain.methods.answers import answer_maps, answer_masks
 from explain.methods.base import Place
+from explain.nulls import toroidal_p_value
 from explain.paths import path_shares
 from explain.redecoding import disappeared, sun2022
 from explain.robustness import infidelity, max_sensitivity
 
 SHIFTS = 16
 """Toroidal shifts of an attention map that give the agreement's null."""
+LEVEL = 0.05
+"""A map agrees with attention beyond shifts if its toroidal p-value is at most this."""
 PIXEL_WORDS = 2
 """Words of an image whose pixels are perturbed, unless the run is thorough."""
 PIXEL_TESTED = (
@@ -185,6 +188,10 @@ def _agree(
     pairs = agreement_with_nulls(
         flat, caption.alphas, donors, grid=caption.captioner.grid, shifts=SHIFTS, seed=seed
     )
+    p_values = toroidal_p_value(flat, np.broadcast_to(caption.alphas, flat.shape), caption.captioner.grid)
+    for number, method in enumerate(compared):
+        beyond = np.where(np.isnan(p_values[number]), np.nan, p_values[number] <= LEVEL)
+        columns.put(method, "beyond_shifts", beyond)
     for suffix, values in zip(("", "_null", "_null_word", "_null_shift"), pairs, strict=True):
         for number, method in enumerate(compared):
             columns.put_all(method, type(values)(*(field[number] for field in values)), suffix=suffix)
