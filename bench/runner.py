@@ -87,7 +87,10 @@ def explain_pictures(config: EvalConfig, pictures: Sequence[Path], out: Path, *,
     config = dataclasses.replace(config, explaining=dataclasses.replace(config.explaining, checks=False))
     checkpoint = _load(config)
     are_distinct = len({path.name for path in pictures}) == len(pictures)
-    names = [path.name if are_distinct else str(path) for path in pictures]
+    names = [
+        (path.name if are_distinct else str(path)).encode("utf-8", "backslashreplace").decode()
+        for path in pictures
+    ]
     images = tuple(
         CaptionedImage(name, (), "test", path)
         for name, path in dict(zip(names, pictures, strict=True)).items()
@@ -272,7 +275,8 @@ def _explain(
 
     beam_size = max(config.search.beam_sizes)
     said = {row.image_id: row for row in captions if row.beam_size == beam_size and _explicable(row)}
-    chosen = [image for image in images if image.image_id in said][: config.explain]
+    there = [image for image in images if image.image_id in said and _is_there(image)]
+    chosen = there[: config.explain]
     if not chosen:  # a model may say nothing at all
         return None
     with _timed(stages, "explain", len(chosen), "images"):
@@ -284,6 +288,7 @@ def _explain(
             ground_truth=data.ground_truth,
             options=config.explaining,
             search=config.search,
+            others=there[len(chosen) :],
             seed=config.seed,
             workers=config.workers or default_workers(),
         )
@@ -302,6 +307,11 @@ def _explain(
                 )
             )
     return info
+
+
+def _is_there(image: CaptionedImage) -> bool:
+    """Whether a picture's file is still where it was captioned."""
+    return image.path is None or image.path.is_file()
 
 
 def _explicable(row: CaptionRow) -> bool:

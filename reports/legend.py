@@ -124,10 +124,16 @@ MEASURES = {
         "Max-sensitivity", "from 0", False, "Yeh et al. 2019",
         "Largest relative change of the map under a tiny change of the annotation vectors.",
     ),
+    "on_things": Measure(
+        "On any thing", _SHARE, None, "this project",
+        "Share of the map that lies on any thing that the caption's words speak of. Function words speak of none, and "
+        "are the control for words that do.",
+    ),
     "beyond_shifts": Measure(
         "Beyond shifts", _SHARE, True, "this project",
-        "Share of words whose map agrees with attention better than with 95 % of attention's own shifts around the "
-        "picture's edges; chance is 0.05, more where maps prefer the same part of pictures.",
+        "Share of words whose map agrees with attention better than with 95 % of attention's shifts around the "
+        "picture's edges. Chance is 0.05 to 0.09, more where maps prefer the same part of pictures; not said of grids "
+        "with fewer than 20 cells.",
     ),
     "disappeared": Measure(
         "Word gone", _SHARE, True, "after Sun et al. 2022",

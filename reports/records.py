@@ -21,7 +21,7 @@ OPERATORS = ("cells", "blur", "grey", "road")
 """How it is taken away: annotation vectors replaced by the data set's mean, or pixels by a blurred picture, by the mean
 colour, or by what the pixels around suggest. Columns are named MEASURE_OPERATOR."""
 EXTRAS = (
-    "beyond_shifts", "infidelity", "max_sensitivity", "disappeared", "sun2022_disappeared", "sun2022_drop",
+    "on_things", "beyond_shifts", "infidelity", "max_sensitivity", "disappeared", "sun2022_disappeared", "sun2022_drop",
 )  # fmt: skip
 """Columns that only some methods or runs have."""
 PATHS = ("share_now", "share_past", "share_init")

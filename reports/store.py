@@ -378,7 +378,10 @@ class Explanations:
         self, image_id: str, rows: Sequence[Mapping[str, object]], maps: Mapping[str, Map], thumb: bytes
     ) -> None:
         """Adds an image: rows of attributions.parquet (NaN and what is missing become null), maps by key, a JPEG."""
-        self._rows.append(pd.DataFrame(rows, columns=_ATTRIBUTIONS.names))
+        frame = pd.DataFrame(rows, columns=_ATTRIBUTIONS.names)
+        for name in ("image_id", "word"):  # parquet can't hold half a character, which a file's name can
+            frame[name] = [text.encode("utf-8", "backslashreplace").decode() for text in frame[name]]
+        self._rows.append(frame)
         if sum(map(len, self._rows)) >= _ROWS_AT_A_TIME:
             self.flush()
         for key, map_ in maps.items():

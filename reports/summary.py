@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from reports.audit import Audit, audit
+from reports.audit import ORACLE, Audit, audit
 from reports.estimates import OPERATED, Estimate, Table, askable, estimate, estimates, table, with_marks
 from reports.explanations import (
     LAGS,
@@ -48,7 +48,7 @@ WORD_CLASSES = ("colour", "shape", "relation", "content", "function")
 ALL, CONTENT = "all words", "all but function words"
 """Rows above those of the single classes."""
 FUNCTION = "function"
-BY_CLASS = ("auc", "mass", "pointing", "cosine", "abpc_cells")
+BY_CLASS = ("auc", "mass", "pointing", "on_things", "cosine", "abpc_cells")
 """Measures that are shown word class by word class for every method."""
 
 
@@ -140,8 +140,17 @@ def summarise(store: RunStore) -> Summary:
         sanity=sane,
         interventions=interventions(tampered) if tampered is not None else {},
         comparisons=comparisons(rows, explained.methods, struck),
-        audit=audit(summary.localisation, summary.faithfulness, rows, explained.methods, struck),
+        audit=_audit(rows, explained.methods, struck),
     )
+
+
+def _audit(rows: pd.DataFrame, methods: Sequence[MethodInfo], struck: Mapping[str, str]) -> tuple[Audit, ...]:
+    """The audit of the words that have a place: of others no answer is known that maps could be held against."""
+    keys = ["image_id", "word_index"]
+    placed = pd.MultiIndex.from_frame(rows.loc[rows["method"] == ORACLE, keys])
+    rows = rows[pd.MultiIndex.from_frame(rows[keys]).isin(placed)]
+    groups = [(str(name), ours) for name, ours in rows.groupby("method", sort=False)]
+    return audit(table(groups, LOCALISATION), table(groups, OPERATED), rows, methods, struck)
 
 
 def _with_tables(summary: Summary, rows: pd.DataFrame, methods: Sequence[MethodInfo]) -> Summary:
@@ -211,12 +220,12 @@ def _struck(
 ) -> dict[str, str]:
     """Methods that are out, in the order of all methods, with the reasons in half a sentence."""
     gates = failed_gates(explained.gates)
-    gated = {row.method for row in explained.gates if row.gate == "completeness"}
+    missing = {row.method for row in explained.gates if row.gate == "completeness" and row.passed is False}
     struck = {}
     for method in explained.methods:
         name = method.name
         reasons = [gates[name]] if name in gates else []
-        if name in completeness and name not in gated and not completeness[name].holds:
+        if name in completeness and name not in missing and not completeness[name].holds:
             missed = 100 * completeness[name].median
             reasons.append(f"its sum misses the score difference it should add up to by {missed:.0f} %")
         if sane and name in sane.vetoed:

@@ -194,9 +194,9 @@ def _beats_centre(summary: Summary) -> Finding:
     """
     question = "Does attention beat a spot in the picture’s centre?"
     pairs = (_comparison(summary, "centre", measure) for measure in ("auc", "mass", _FAITHFULNESS))
-    found = next((pair for pair in pairs if pair and pair.test.low is not None), None)
-    if found is None:
-        return Finding(question, _CAN_NOT, (_why_not_compared(summary, "centre", None),))
+    found = next(filter(None, pairs), None)
+    if found is None or found.test.low is None:
+        return Finding(question, _CAN_NOT, (_why_not_compared(summary, "centre", found),))
     answer = {1: "Yes", -1: "No, the centre is better", 0: "Not shown"}[_ahead(found)]
     return Finding(
         question, answer, (f"Attention beside the spot, on {_images(found)}: {_difference(found)}.",)
@@ -204,21 +204,21 @@ def _beats_centre(summary: Summary) -> Finding:
 
 
 def _on_trial(summary: Summary) -> Finding:
-    """What shuffling this step's attention weights costs, over all but function words.
+    """What shuffling this step's attention weights costs, over all but function words; over all where there are none.
 
     *Nothing that shows* if the 95 % interval of the lost probability reaches down to 0.
     """
     question = "What does a word lose when its attention is shuffled?"
-    trial = summary.trial.get(CONTENT) or summary.trial.get(ALL, {})
+    content = summary.trial.get(CONTENT)
+    trial = content or summary.trial.get(ALL, {})
     if "permute_drop" not in trial:
         return Finding(question, _CAN_NOT, ("Attention was not put on trial in this run.",))
     lost = trial["permute_drop"].interval
     if lost.low is None or lost.high is None:
         return Finding(question, _CAN_NOT, ("One image has no interval.",))
     ends = f"{_points(lost.low)} to {_points(lost.high)}"
-    sentence = (
-        f"A word that is no function word loses {_points(lost.value)} ({ends}) points of its probability"
-    )
+    which = "A word that is no function word" if content else "A word"
+    sentence = f"{which} loses {_points(lost.value)} ({ends}) points of its probability"
     if lost.low <= 0:
         return Finding(question, "Nothing that shows", (f"{sentence}, which may be none.",))
     even = trial.get("uniform_drop")

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import operator
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -139,6 +140,14 @@ def test_one_image_alone_starts_from_a_picture_of_the_mean_colour(captioner, see
     baseline, described = surveyed(captioner, seen[:1]).baseline()
     assert "mean colour" in described
     assert not torch.allclose(baseline, seen[0].annotations)
+
+
+def test_where_few_images_are_explained_others_stand_for_the_data_set(captioner, decoded, seen):
+    images, captions = decoded
+    baseline, described = survey(captioner, images[:1], captions, SceneTruth(), others=images[1:]).baseline()
+    literal = sum(each.annotations.double() for each in seen) / len(seen)
+    torch.testing.assert_close(baseline.double(), literal, atol=1e-6, rtol=0)
+    assert "5 images" in described
 
 
 def test_attention_is_observed_as_it_was_when_the_caption_was_decoded(captioner, decoded, seen):
@@ -344,6 +353,12 @@ def test_a_task_that_fails_in_another_process_ends_the_work(monkeypatch):
     monkeypatch.setattr("bench.stages.workers.FEWEST_TASKS", 1)
     with pytest.raises(ZeroDivisionError):
         list(share_out(operator.truediv, 1, [(0,), (1,)], workers=2))
+
+
+def test_a_process_that_is_ended_from_outside_ends_in_a_sentence(monkeypatch):
+    monkeypatch.setattr("bench.stages.workers.FEWEST_TASKS", 1)
+    with pytest.raises(ConfigError, match=r"ended from outside, .* --workers 1 needs less"):
+        list(share_out(operator.call, signal.raise_signal, [(signal.SIGKILL,)], workers=2))
 
 
 def test_workers_are_no_part_of_a_runs_identity():

@@ -76,6 +76,7 @@ def explain(
     options: ExplainConfig,
     search: SearchConfig,
     seed: int,
+    others: Sequence[CaptionedImage] = (),
     workers: int = 1,
 ) -> ExplanationInfo:
     """Explains one caption of each image, word by word, with every method, and measures every map.
@@ -92,6 +93,7 @@ def explain(
         options: what is computed and measured.
         search: how captions are searched for.
         seed: of everything that is drawn by lot.
+        others: images that are not explained, for the mean of the data set where few are.
         workers: processes to share the work, on a CPU; changes no number.
 
     Returns:
@@ -99,7 +101,7 @@ def explain(
     """
     methods = chosen_methods(options)
     looking = track(images, total=len(images), label="looking at all images", unit="images")
-    whole = survey(captioner, looking, captions, ground_truth)
+    whole = survey(captioner, looking, captions, ground_truth, others=others)
     baseline, described = whole.baseline()
     work = _Work(
         captioner=captioner,

@@ -103,6 +103,7 @@ def measure(
             columns.put(name, "completeness_error", each.completeness_error)
     _localise(columns, caption.places, maps | answers)
     _localise(columns, caption.places, full_answers)
+    _find_things(columns, caption, maps)
     _agree(columns, caption, maps, donors, asked.seed)
     _perturb(columns, seen, caption, maps | answers, asked)
     if asked.options.thorough:
@@ -175,6 +176,16 @@ def _localise(columns: _Columns, places: Sequence[Place | None] | None, maps: Ma
             columns.put_all(method, ceiling, [word], suffix="_ceiling")
 
 
+def _find_things(columns: _Columns, caption: ExplainedCaption, maps: Maps) -> None:
+    """How much of each map, function words' too, lies on any thing that the caption's words speak of."""
+    masks = [place.mask for place in caption.places or () if place is not None]
+    if not masks:
+        return
+    things = np.logical_or.reduce(masks)
+    for method, each in maps.items():
+        columns.put(method, "on_things", localise(each, things).mass)
+
+
 def _agree(
     columns: _Columns,
     caption: ExplainedCaption,
@@ -190,7 +201,10 @@ def _agree(
     )
     p_values = toroidal_p_value(flat, np.broadcast_to(caption.alphas, flat.shape), caption.captioner.grid)
     for number, method in enumerate(compared):
-        beyond = np.where(np.isnan(p_values[number]), np.nan, p_values[number] <= LEVEL)
+        unknown = np.isnan(p_values[number]) | (
+            len(caption.alphas.T) * LEVEL < 1
+        )  # too few shifts to be rare
+        beyond = np.where(unknown, np.nan, p_values[number] <= LEVEL)
         columns.put(method, "beyond_shifts", beyond)
     for suffix, values in zip(("", "_null", "_null_word", "_null_shift"), pairs, strict=True):
         for number, method in enumerate(compared):
@@ -254,7 +268,8 @@ def _shake(columns: _Columns, caption: ExplainedCaption, found: Mapping[str, Wor
     for name, each in found.items():
         method = METHODS[name]
         if name == "attention" or (method.kind == "grid" and not name.startswith("path_")):
-            if method.signed:  # the others don't say how much a word's probability would change
+            # The others don't say how much a word's score would change between the baseline and here.
+            if method.signed and method.baseline is not None:
                 flat = each.maps.reshape(len(each.maps), -1)
                 columns.put(
                     name,

@@ -7,6 +7,7 @@ and for attention maps of other images. What is kept of them does not grow with 
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from bench.data.base import CaptionedImage, GroundTruth, WordRegion
 from bench.data.word_classes import word_class
 from explain.methods.base import ExplainedCaption, Place
 from models.captioner import Captioner
+from models.errors import PictureError
 from reports.records import CaptionRow
 
 DONORS = 16
@@ -28,6 +30,9 @@ KEPT = 64
 """Words of each class, each of another image, whose attention is kept as a donor's."""
 BASELINE_IMAGES = 256
 """At most so many images are averaged for the annotation vectors that stand for "nothing there"."""
+FEWEST_BASELINE_IMAGES = 32
+"""If fewer are explained, others of the data set are averaged as well, as far as there are any: else what stands for
+"nothing there" would be, in a good part, the image itself."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class Survey:
         size = captioner.preprocessing.size
         self._blank = torch.zeros(1, 3, size, size, device=captioner.device)
         self._captioner = captioner
-        self._images = 0
+        self.images = 0
         self._sum: Float[Tensor, "cells dim"] | None = None
         self._kept: dict[str, dict[str, _Kept]] = {}  # by word class and image id
         self._class_sums: dict[str, Float[np.ndarray, " cells"]] = {}
@@ -146,13 +151,17 @@ class Survey:
         alphas: Float[np.ndarray, "word cells"],
     ) -> None:
         """Counts an image in."""
-        self._images += 1
-        if self._images <= BASELINE_IMAGES:
-            self._sum = annotations.double() + (0.0 if self._sum is None else self._sum)
+        self.add_to_baseline(annotations)
         for word, (name, alpha) in enumerate(zip(classes, alphas, strict=True)):
             self._class_sums[name] = self._class_sums.get(name, 0.0) + alpha
             self._class_counts[name] = self._class_counts.get(name, 0) + 1
             self._offer(name, _Kept(_lot(image_id, word), image_id, alpha))
+
+    def add_to_baseline(self, annotations: Float[Tensor, "cells dim"]) -> None:
+        """Counts an image in of which nothing else is wanted."""
+        self.images += 1
+        if self.images <= BASELINE_IMAGES:
+            self._sum = annotations.double() + (0.0 if self._sum is None else self._sum)
 
     def _offer(self, name: str, candidate: _Kept) -> None:
         """Keeps the words with the lowest lots, one of an image, so that no order of images matters."""
@@ -166,11 +175,11 @@ class Survey:
     @torch.no_grad()
     def baseline(self) -> tuple[Float[Tensor, "cells dim"], str]:
         """What each cell holds on average, position features included, and how it is called in a report."""
-        if self._sum is None or self._images < 2:
+        if self._sum is None or self.images < 2:
             return self._captioner.encode(self._blank)[
                 0
             ], "annotation vectors of a picture of the mean colour"
-        counted = min(self._images, BASELINE_IMAGES)
+        counted = min(self.images, BASELINE_IMAGES)
         return (self._sum / counted).float(), f"mean annotation vector of each cell over {counted} images"
 
     def donors(self, seen: Observed) -> Float[np.ndarray, "word donor cells"]:
@@ -208,6 +217,8 @@ def survey(
     images: Iterable[CaptionedImage],
     captions: Mapping[str, CaptionRow],
     ground_truth: GroundTruth | None,
+    *,
+    others: Sequence[CaptionedImage] = (),
 ) -> Survey:
     """Looks at all images once.
 
@@ -216,6 +227,7 @@ def survey(
         images: those to explain.
         captions: what was said of each, by image id.
         ground_truth: for the classes of words.
+        others: images of the data set that are not explained; see `FEWEST_BASELINE_IMAGES`.
 
     Returns:
         What the images say together.
@@ -225,6 +237,10 @@ def survey(
         row = captions[image.image_id]
         looked = _look(captioner, captioner.preprocessing.view(image.picture()), row)
         whole.add(image.image_id, _classes(row, ground_truth), looked.annotations, looked.alphas)
+    for image in others[: max(0, FEWEST_BASELINE_IMAGES - whole.images)]:
+        with suppress(PictureError), torch.no_grad():
+            pixels = captioner.preprocessing(image.picture()).to(captioner.device)
+            whole.add_to_baseline(captioner.encode(pixels.unsqueeze(0))[0])
     return whole
 
 

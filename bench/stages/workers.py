@@ -4,12 +4,18 @@ import multiprocessing
 import os
 import pickle
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 import torch
 
+from bench.errors import ConfigError
 from bench.memory import give_back_memory, keep_few_primitives
 
 MOST = 2
@@ -39,33 +45,66 @@ def share_out(
         workers: processes; with 1, or with few tasks, all is done in this one.
 
     Yields:
-        The results, in the order of the tasks.
+        The results, in the order of the tasks. Whatever ends this generator ends the processes.
+
+    Raises:
+        ConfigError: if a process was ended from outside.
     """
     if workers == 1 or len(tasks) < FEWEST_TASKS:
-        for task in tasks:
-            yield function(shared, *task)
-            give_back_memory()
+        with _one_thread():
+            for task in tasks:
+                yield function(shared, *task)
+                give_back_memory()
         return
-    # A forked process would inherit the locks of threads that it lacks. The bytes are made here, because torch would
-    # pass tensors on through /dev/shm, which containers keep small.
-    with ProcessPoolExecutor(
-        min(workers, len(tasks)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(pickle.dumps(shared),),
-    ) as pool:
+    with tempfile.TemporaryDirectory(prefix="gazebench-") as folder:
+        # In a file: a process that dies while starting would leave whoever writes to it waiting. Made here, because
+        # torch would pass tensors on through /dev/shm, which containers keep small.
+        path = Path(folder) / "shared"
+        path.write_bytes(pickle.dumps(shared))
+        # A forked process would inherit the locks of threads that it lacks.
+        pool = ProcessPoolExecutor(
+            min(workers, len(tasks)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(str(path),),
+        )
         try:
             yield from pool.map(_call, *zip(*((function, *task) for task in tasks), strict=True))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        except BrokenProcessPool as error:
+            raise ConfigError(
+                "a process that explains images was ended from outside, perhaps because memory ran out; "
+                "--workers 1 needs less of it"
+            ) from error
+        finally:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # what it computes is not wanted any more; it is idle if all is done
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(shared: bytes) -> None:
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in the processes: with more threads, sums come out otherwise in their last digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _begin(path: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the first process, too, which ends the others
+    Thread(target=_end_with_parent, daemon=True).start()
     keep_few_primitives()
     torch.set_num_threads(1)
-    _shared[:] = [pickle.loads(shared)]  # noqa: S301 - from the process that started this one
+    _shared[:] = [pickle.loads(Path(path).read_bytes())]  # noqa: S301 - of the process that started this one
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _call(function: Callable[..., _R], *task: Any) -> _R:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from explain.methods.base import Attributions, ExplainedCaption, noise, score_difference
+from explain.methods.base import Attributions, ExplainedCaption, UnexplainableError, noise, score_difference
 from explain.methods.decoding import word_gradients, word_scores
 from explain.methods.gradients import GridGradients, gauss_legendre, grid_gradients
 from models.decoder import Memory
@@ -113,6 +113,8 @@ def shap_coalitions(caption: ExplainedCaption) -> Bool[np.ndarray, "coalition ce
     caption share the draws.
     """
     draws, cells = noise(caption, "coalitions"), len(caption.annotations)
+    if cells < 2:
+        raise UnexplainableError("a grid of one cell has nothing to share out")
     number = max(COALITIONS, 2 * cells) - 2
     sizes = np.arange(1, cells)
     chances = 1.0 / (sizes * (cells - sizes))
