@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers",
         type=int,
         metavar="N",
-        help="processes that explain images (default: two, if there are two cores)",
+        help="processes that explain images (default: two, one for large models)",
     )
     evaluate.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: one under runs/)")

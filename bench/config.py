@@ -164,7 +164,7 @@ class EvalConfig:
     batch_size: int = 64
     """Images encoded and decoded together; does not change the captions."""
     workers: int | None = None
-    """Processes that explain images, on a CPU; does not change the numbers. None for two, where there are two cores."""
+    """Processes that explain images, on a CPU; does not change the numbers. None for two, or one for a large model."""
     device: str = "cpu"
     """A torch device: cpu, cuda, cuda:1, …"""
     seed: int = 0

@@ -21,7 +21,7 @@ from bench.stages.explain import chosen_methods, explain
 from bench.stages.intervene import intervene
 from bench.stages.measures import measure
 from bench.stages.observe import DONORS, Survey, image_seed, observe, survey
-from bench.stages.workers import share_out
+from bench.stages.workers import default_workers, share_out
 from explain.methods import METHODS
 from models.beam import beam_search
 from models.captioner import Captioner
@@ -359,6 +359,11 @@ def test_a_process_that_is_ended_from_outside_ends_in_a_sentence(monkeypatch):
     monkeypatch.setattr("bench.stages.workers.FEWEST_TASKS", 1)
     with pytest.raises(ConfigError, match=r"ended from outside, .* --workers 1 needs less"):
         list(share_out(operator.call, signal.raise_signal, [(signal.SIGKILL,)], workers=2))
+
+
+def test_a_large_model_is_explained_by_one_process_unless_more_are_asked_for():
+    assert default_workers(45_000_000) == 1
+    assert 1 <= default_workers(1_000_000) <= 2
 
 
 def test_workers_are_no_part_of_a_runs_identity():

@@ -19,7 +19,10 @@ from bench.errors import ConfigError
 from bench.memory import give_back_memory, keep_few_primitives
 
 MOST = 2
-"""Processes that are started unless more are asked for: each needs memory of its own, up to 2.5 GB for a ResNet-101."""
+"""Processes that are started unless more are asked for."""
+LARGE = 30_000_000
+"""Parameters from which a captioner is explained by one process, unless more are asked for: each has memory of its own,
+3.1 GB for a ResNet-101 at 256 pixels."""
 FEWEST_TASKS = 8
 """With fewer, starting processes takes longer than they save."""
 _W = TypeVar("_W")
@@ -27,8 +30,10 @@ _R = TypeVar("_R")
 _shared: list[Any] = []  # what all tasks of a worker process need
 
 
-def default_workers() -> int:
-    """As many as there are processors for this process, but no more than `MOST`."""
+def default_workers(parameters: int) -> int:
+    """As many as there are processors for this process, but no more than `MOST`, and one for a large captioner."""
+    if parameters >= LARGE:
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(MOST, cores)
 
