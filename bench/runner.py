@@ -290,7 +290,7 @@ def _explain(
             search=config.search,
             others=there[len(chosen) :],
             seed=config.seed,
-            workers=config.workers or default_workers(sum(p.numel() for p in captioner.parameters())),
+            workers=config.workers or default_workers(captioner),
         )
     if scorer:
         with _timed(stages, "intervene", len(chosen), "images"):

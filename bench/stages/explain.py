@@ -17,7 +17,7 @@ from bench.errors import ConfigError
 from bench.progress import say, track
 from bench.stages.measures import DRAWS, PIXEL_WORDS, RADIUS, SHIFTS, Asked, measure
 from bench.stages.observe import DONORS, Observed, Survey, explained_caption, observe, survey
-from bench.stages.workers import share_out
+from bench.stages.workers import LARGE, parameters, share_out
 from explain.gates import gates
 from explain.methods import METHODS, ExplainedCaption, Method, WordMaps
 from explain.methods.answers import ANSWERS
@@ -34,6 +34,10 @@ PIXEL_IMAGES = 24
 SANITY_IMAGES = 6
 """Images for which weights are made random; `THOROUGH_SANITY_IMAGES` in a thorough run."""
 THOROUGH_SANITY_IMAGES = 32
+LARGE_SHARE = 1 / 6
+"""Of a large captioner (`workers.LARGE`), pixels are perturbed and weights made random for this share of those images,
+two at least: of a ResNet-101 at 256 pixels either takes two to three minutes an image.
+"""
 NO_PLACES = "this data set does not say where its words are in the pictures"
 
 
@@ -111,8 +115,12 @@ def explain(
         options=options,
         search=search,
         seed=seed,
-        pixel_images=_checked(options, len(images) if options.thorough else PIXEL_IMAGES, images),
-        sane_images=_checked(options, THOROUGH_SANITY_IMAGES if options.thorough else SANITY_IMAGES, images),
+        pixel_images=_checked(
+            options, len(images) if options.thorough else _fewer(PIXEL_IMAGES, captioner), images
+        ),
+        sane_images=_checked(
+            options, THOROUGH_SANITY_IMAGES if options.thorough else _fewer(SANITY_IMAGES, captioner), images
+        ),
     )
     tasks = [(number, image, captions[image.image_id]) for number, image in enumerate(images)]
     on_cpu = captioner.device.type == "cpu"
@@ -157,6 +165,11 @@ def explain(
 def _checked(options: ExplainConfig, most: int, images: Sequence[CaptionedImage]) -> int:
     """On how many images something is done, of what not every image needs."""
     return min(most, len(images)) if options.checks else 0
+
+
+def _fewer(most: int, captioner: Captioner) -> int:
+    is_large = parameters(captioner) >= LARGE
+    return max(2, round(LARGE_SHARE * most)) if is_large else most
 
 
 class _Work(NamedTuple):

@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from bench.errors import ConfigError
 from bench.memory import give_back_memory, keep_few_primitives
@@ -30,9 +31,14 @@ _R = TypeVar("_R")
 _shared: list[Any] = []  # what all tasks of a worker process need
 
 
-def default_workers(parameters: int) -> int:
+def parameters(captioner: nn.Module) -> int:
+    """How many numbers a captioner has learned."""
+    return sum(parameter.numel() for parameter in captioner.parameters())
+
+
+def default_workers(captioner: nn.Module) -> int:
     """As many as there are processors for this process, but no more than `MOST`, and one for a large captioner."""
-    if parameters >= LARGE:
+    if parameters(captioner) >= LARGE:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(MOST, cores)
