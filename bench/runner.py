@@ -304,6 +304,7 @@ def _explain(
                     search=config.search,
                     batch_size=config.batch_size,
                     seed=config.seed,
+                    thorough=config.explaining.thorough,
                 )
             )
     return info

@@ -65,8 +65,10 @@ class Trial(NamedTuple):
     erase_top_drop: Float[np.ndarray, " word"]
     """Without the cell that has the highest weight, the other weights scaled to sum to 1 again; NaN if they are
     all zero."""
+    erase_top_tvd: Float[np.ndarray, " word"]
     erase_random_drop: Float[np.ndarray, " word"]
     """The same for another cell: the mean over all cells but the highest; NaN if there is no other."""
+    erase_random_tvd: Float[np.ndarray, " word"]
     gate: Float[np.ndarray, " word"]
     """Mean over channels of the gate beta, 0 to 1: how much the step lets in of what it looks at, which serves as
     a score of how visual a word is; NaN without a gate."""
@@ -211,7 +213,9 @@ def _try_word(
         "adversarial_tvd": tvds["adversarial"][best],
         "adversarial_jsd": jsd[best],
         "erase_top_drop": drops["erase"][top],
+        "erase_top_tvd": tvds["erase"][top],
         "erase_random_drop": np.delete(drops["erase"], top).mean() if cells > 1 else np.nan,
+        "erase_random_tvd": np.delete(tvds["erase"], top).mean() if cells > 1 else np.nan,
     }
 
 
@@ -265,6 +269,46 @@ def _adversaries(
     share = torch.tensor(RETREATS).to(alphas)[:, None]
     # (W, S, L) -> (W, S, R, L) -> (W, S R, L)
     return (share * best.unsqueeze(2) + (1 - share) * alphas.unsqueeze(2)).flatten(1, 2)
+
+
+def adversarial_attention(
+    decoder: AttentionDecoder,
+    word_ids: Int[Tensor, " row"] | None,
+    state: State,
+    memory: Memory,
+    alphas: Float[Tensor, "row cells"],
+) -> Float[Tensor, "row cells"]:
+    """Where one step could look instead, as far as possible from where it does, and say almost the same.
+
+    Args:
+        decoder: whose weights are not changed, and get no gradient.
+        word_ids: what the step reads; None at a first step that reads nothing.
+        state: before the step, one row per hypothesis.
+        memory: of one image.
+        alphas: where the step looks.
+
+    Returns:
+        The most different attention that was found whose distribution over words lies within `EPSILON`.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        step = decoder.step(word_ids, state, memory, alpha=alphas)
+        nothing = torch.zeros(len(alphas), dtype=torch.long, device=alphas.device)
+        said = _Said(
+            Memory(*(part.detach() for part in memory)),
+            blank=word_ids is None,
+            read=nothing if word_ids is None else word_ids,
+            state=State(*(part.detach() for part in state)),
+            alphas=alphas.detach(),
+            probabilities=step.log_probs.exp().detach(),
+            beta=None,
+            token_ids=nothing,
+        )
+        far = _adversaries(decoder, said, slice(0, None))
+        own = said.probabilities[:, None]
+        with torch.no_grad():
+            tvds = (_probabilities(decoder, said, slice(0, None), far) - own).abs().sum(dim=2) / 2
+            jsds = torch.where(tvds <= EPSILON, _divergence(said.alphas[:, None], far), -1.0)
+    return far[torch.arange(len(far), device=far.device), jsds.argmax(dim=1)]
 
 
 def _divergence(

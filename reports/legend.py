@@ -222,6 +222,13 @@ MEASURES = {
     "other_object_tvd": Measure(
         "On the other thing: shift", _SHARE, None, "Jain & Wallace 2019", "The same for attention on another thing.",
     ),
+    "erase_top_tvd": Measure(
+        "Top cell erased: shift", _SHARE, None, "Serrano & Smith 2019", "The same without the cell of highest weight.",
+    ),
+    "erase_random_tvd": Measure(
+        "Other cell erased: shift", _SHARE, None, "Serrano & Smith 2019",
+        "The same without another cell: the mean over all of them.",
+    ),
     "adversarial_tvd": Measure(
         "Adversarial: shift", _SHARE, None, "Jain & Wallace 2019",
         "The same for adversarial attention: small by design.",

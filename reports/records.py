@@ -31,7 +31,8 @@ TRIAL_DROPS = (
 )  # fmt: skip
 """Columns of attention's rows: what the word's probability loses when it looks elsewhere, 1 to -1."""
 TRIAL_DISTANCES = (
-    "permute_tvd", "uniform_tvd", "other_object_tvd", "adversarial_tvd", "adversarial_jsd",
+    "permute_tvd", "uniform_tvd", "other_object_tvd", "adversarial_tvd", "erase_top_tvd", "erase_random_tvd",
+    "adversarial_jsd",
 )  # fmt: skip
 """Columns of attention's rows: by how much the distribution over words moves then, as a total variation distance, 0
 to 1; `adversarial_jsd` is how far attention itself could move in return."""

@@ -98,10 +98,11 @@ def literal_trial(caption, draws, seed):
         for cell in range(len(alpha)):
             rest = alpha.clone()
             rest[cell] = 0
-            erased.append(look(rest / rest.sum())[0])
+            erased.append(look(rest / rest.sum()))
         top = int(alpha.argmax())
-        row["erase_top_drop"] = erased[top]
-        row["erase_random_drop"] = np.mean([drop for cell, drop in enumerate(erased) if cell != top])
+        row["erase_top_drop"], row["erase_top_tvd"] = erased[top]
+        others = [moved for cell, moved in enumerate(erased) if cell != top]
+        row["erase_random_drop"], row["erase_random_tvd"] = np.mean(others, axis=0)
         beta = decoder.gate_values(state)
         row["gate"] = np.nan if beta is None else beta.mean().item()
         rows.append(row)

@@ -1,5 +1,6 @@
 """Captioners that look elsewhere, against literal loops over steps that are told where to look."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -7,12 +8,14 @@ import torch
 
 from bench.config import DEMO_CHECKPOINT
 from bench.data.scenes import load_scenes
-from explain.interventions import INTERVENTIONS, intervened
+from explain.interventions import INTERVENTIONS, _Look, intervened
+from explain.localisation import mask_on_grid
 from models.beam import beam_search
 from models.captioner import Captioner
 from models.formats import load_checkpoint
 
 SEED = 4
+REARRANGED = ("uniform", "permuted")  # without one cell, most captions stay as they are
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def test_greedy_decoding_with_permuted_attention_equals_a_literal_loop(demo, ann
         torch.testing.assert_close(hypothesis.alphas, looked)
 
 
-@pytest.mark.parametrize("kind", INTERVENTIONS)
+@pytest.mark.parametrize("kind", REARRANGED)
 def test_captions_change_and_the_original_does_not(demo, annotations, kind):
     before = said(demo, annotations, 3)
     parts, config = dict(demo.named_modules()), demo.decoder.config
@@ -130,7 +133,7 @@ def test_longer_captions_than_the_model_writes_go_on_permuted(demo, annotations)
     "switches",
     [{"gate": "shut"}, {"attention": "uniform"}, {"initial_state": "zero", "first_input": "zeros"}],
 )
-@pytest.mark.parametrize("kind", INTERVENTIONS)
+@pytest.mark.parametrize("kind", REARRANGED)
 def test_a_model_that_does_not_care_where_it_looks_says_the_same(demo, annotations, kind, switches):
     config = replace(demo.decoder.config, **switches)
     model = Captioner(demo.encoder_config, config, demo.vocabulary, demo.preprocessing, max_steps=8)
@@ -156,6 +159,63 @@ def test_a_step_that_is_told_where_to_look_looks_there(demo, annotations):
         for decoder in (demo.decoder, permuted)
     ]
     assert torch.equal(steps[0].log_probs, steps[1].log_probs)
+
+
+def test_erasing_takes_the_top_cell_or_another_and_scales_the_rest_up(demo, annotations):
+    drawn = next(permutations(demo, SEED))
+
+    def without(cell):
+        def look(alpha, t):
+            left = alpha.clone()
+            left[0, cell(alpha, t)] = 0
+            return left / left.sum()
+
+        return look
+
+    def another(alpha, t):
+        order = list(itertools.islice(permutations(demo, SEED), t + 1))[t]
+        return order[0] if order[0] != alpha.argmax() else order[-1]
+
+    assert len(drawn) == 196
+    for image in annotations[:2]:
+        for kind, cell in (
+            ("top cell erased", lambda alpha, t: alpha.argmax()),
+            ("random cell erased", another),
+        ):
+            words, _ = literal_greedy(demo, image, without(cell))
+            assert said(intervened(demo, kind, seed=SEED), image[None]) == [words]
+
+
+def test_looking_at_the_other_object_makes_the_demo_speak_of_the_other(demo, annotations):
+    scenes = load_scenes().select("test")[:5]
+    for scene, image in zip(scenes, annotations, strict=True):
+        masks = [
+            torch.from_numpy(mask_on_grid(figure.mask, demo.grid).ravel()).float() for figure in scene.named
+        ]
+        other = intervened(demo, "other object", seed=SEED, things=torch.stack(masks))
+        _, looked = literal_greedy(demo, image, lambda alpha, t: alpha)
+        swapped = other.decoder.change(_Look(looked, None, None, None, None))
+        torch.testing.assert_close(swapped.sum(dim=1), torch.ones(len(swapped)))
+        for one, two in ((0, 1), (1, 0)):
+            moved = (
+                swapped @ masks[two]
+                >= 0.9 * (looked @ masks[one]) * (masks[two] @ masks[two]) / masks[two].sum()
+            )
+            assert moved.all()
+        assert said(other, image[None]) != said(demo, image[None])
+
+
+def test_decoding_against_an_adversary_looks_elsewhere_and_says_nearly_the_same(demo, annotations):
+    adversarial = intervened(demo, "adversarial", seed=SEED)
+    for image in annotations[:3]:
+        state, memory = demo.decoder.initial_state(image[None]), demo.decoder.remember(image[None])
+        read = demo.decoder.first_words(1, demo.vocabulary.start)
+        own = demo.decoder.step(read, state, memory)
+        with torch.no_grad():
+            looked = adversarial.decoder.step(read, adversarial.decoder.initial_state(image[None]), memory)
+        assert (looked.log_probs.exp() - own.log_probs.exp()).abs().sum() / 2 <= 0.05 + 1e-6
+        assert (looked.alpha - own.alpha).abs().sum() / 2 > 0.5
+        assert said(adversarial, image[None])  # comes to an end
 
 
 def test_an_unknown_intervention_is_refused(demo):
