@@ -22,6 +22,7 @@ from bench.stages.intervene import intervene
 from bench.stages.measures import measure
 from bench.stages.observe import DONORS, Survey, image_seed, observe, survey
 from bench.stages.workers import default_workers, share_out
+from explain.interventions import ADVERSARIAL, INTERVENTIONS, OTHER_OBJECT
 from explain.methods import METHODS
 from models.beam import beam_search
 from models.captioner import Captioner
@@ -315,7 +316,7 @@ def test_captions_decoded_with_other_attention_lose_what_attention_brings(captio
             ground_truth=SceneTruth(), search=SEARCH, batch_size=2, seed=0,
         )  # fmt: skip
     means = frame.groupby("intervention")[["cider", "words_true"]].mean()
-    assert set(means.index) == {"none", "uniform", "permuted"}
+    assert set(means.index) == {"none", *INTERVENTIONS, OTHER_OBJECT, ADVERSARIAL}
     assert means.loc["none", "words_true"] == 1
     assert (means.loc[["uniform", "permuted"]] < means.loc["none"]).all(axis=None)
     said = {row.image_id: row.caption for row in captions.values()}
