@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _PRIMITIVES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
@@ -18,5 +19,16 @@ def keep_few_primitives() -> None:
 
 def give_back_memory() -> None:
     """Gives freed memory back to the system, where the C library is one that can be told to (glibc)."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def keep_freed_memory() -> None:
+    """Has the process keep the memory that it frees, from now on, where the C library is glibc."""
+    if libc := _glibc():
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

@@ -16,7 +16,6 @@ import torch
 from bench.config import EvalConfig, digest
 from bench.data.base import CaptionData, CaptionedImage, data_sha256, references_sha256
 from bench.data.load import load_data
-from bench.data.regions import load_regions
 from bench.errors import ConfigError
 from bench.progress import say
 from bench.provenance import collect_provenance, path_sha256
@@ -63,6 +62,8 @@ def evaluate(config: EvalConfig, *, command: str) -> RunStore:
 
         chosen_methods(config.explaining)
     if config.regions is not None:
+        from bench.data.regions import load_regions
+
         loaded = load_regions(config.regions, images)
         data = dataclasses.replace(
             data, ground_truth=loaded.truth, warnings=(*data.warnings, *loaded.warnings)

@@ -63,7 +63,7 @@ def chosen_methods(options: ExplainConfig) -> list[Method]:
     groups |= {"unsound"} if options.unsound and not options.methods else set()
 
     def is_chosen(method: Method) -> bool:
-        if method.kind in ("attention", "control") or method.name.startswith("path_"):
+        if method.kind in ("attention", "control") or method.is_part:
             return True
         return method.name in options.methods if options.methods else method.group in groups
 

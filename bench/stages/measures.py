@@ -214,7 +214,7 @@ def _agree(
 def _perturb(columns: _Columns, seen: Observed, caption: ExplainedCaption, maps: Maps, asked: Asked) -> None:
     """What happens to content words when what a map marks is taken away."""
     words, options = content_words(seen.classes), asked.options
-    names = [name for name in maps if not name.startswith(("attention_", "path_"))]
+    names = [name for name in maps if name not in METHODS or not METHODS[name].is_part]
     if not words:
         return
     flat = _flat(maps, names)[:, words]
@@ -267,7 +267,7 @@ def _shake(columns: _Columns, caption: ExplainedCaption, found: Mapping[str, Wor
     words = range(caption.words)
     for name, each in found.items():
         method = METHODS[name]
-        if name == "attention" or (method.kind == "grid" and not name.startswith("path_")):
+        if name == "attention" or (method.kind == "grid" and not method.is_part):
             # The others don't say how much a word's score would change between the baseline and here.
             if method.signed and method.baseline is not None:
                 flat = each.maps.reshape(len(each.maps), -1)

@@ -7,7 +7,6 @@ The kernels call nothing that encodes or decodes, so they stay as they are when 
 changes them, or how they take turns, makes all stored ratios worthless.
 """
 
-import ctypes
 import gc
 import hashlib
 import itertools
@@ -33,6 +32,7 @@ from torch.utils.flop_counter import flop_registry
 
 from bench.data.base import CaptionedImage
 from bench.errors import DataError
+from bench.memory import keep_freed_memory
 from models.beam import DecodingRules, Hypothesis, beam_search
 from models.captioner import Captioner
 from models.decoder import AttentionDecoder, DecoderConfig, Memory, State, Step
@@ -47,7 +47,6 @@ SECONDS = 2.2
 ENCODED_FLOPS, DECODED_FLOPS = 2e9, 1e11
 """FLOPs that the encoder may take for the images of one round of encoding, or of decoding, which are one at least. Of
 256 pixels, a ResNet-101 encodes one image and six."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 # On Linux: nanoseconds for which the thread ran, nanoseconds for which it waited for a processor, and turns.
 _SCHEDULE = Path("/proc/thread-self/schedstat")
 # Of the clocks, for one that nothing disturbs; where every reading is disturbed, the last must do.
@@ -61,10 +60,7 @@ def _undisturbed() -> Iterator[None]:
     Threads wait for the one that doesn't get a processor. And glibc gives large tensors back to the system when they
     are freed; getting them again takes up to half the time of a step, in every process a different part of it.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
+    keep_freed_memory()
     threads, collects = torch.get_num_threads(), gc.isenabled()
     torch.set_num_threads(1)
     gc.disable()

@@ -161,6 +161,11 @@ class Method:
     hooks: Callable[[Captioner], int] = no_hooks
     """How many modules of a captioner the method changes while it runs."""
 
+    @property
+    def is_part(self) -> bool:
+        """Whether it shows a part of what another method shows: one path, or attention of another word's step."""
+        return self.name.startswith("path_") or (self.kind == "attention" and self.name != "attention")
+
     def __call__(self, caption: ExplainedCaption) -> WordMaps:
         """Explains every word of a caption.
 
