@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--beam-size", nargs="+", type=int, default=[1, 3, 5], metavar="K", help="default: 1 3 5"
     )
-    _search_options(evaluate)
+    _search_options(evaluate, n_best=3)
     _checkpoint_options(evaluate)
     evaluate.add_argument(
         "--encoder-dtype",
@@ -94,7 +94,12 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FILE", help="checkpoint to write (default: runs/PRESET.safetensors)"
     )
 
-    caption = _command(commands, "caption", "caption pictures of your own")
+    caption = _command(
+        commands,
+        "caption",
+        "caption pictures of your own",
+        "Pictures that can't be read are named on stderr; the others are captioned, and the exit code is 2.",
+    )
     caption.add_argument("checkpoint", type=Path)
     caption.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE")
     caption.add_argument("--beam-size", type=int, default=5, metavar="K", help="default: 5")
@@ -108,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE")
     explain.add_argument("--beam-size", type=int, default=5, metavar="K", help="default: 5")
     _checkpoint_options(explain)
-    _search_options(explain)
+    _search_options(explain, n_best=5)
     _explaining_options(explain)
     explain.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
     explain.add_argument(
@@ -119,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="default: explanation.html",
     )
+    explain.add_argument(
+        "--png",
+        action="store_true",
+        help="also write each picture's word strip beside the page, as a picture for papers and slides",
+    )
+    _paths_option(explain)
 
     score = _command(
         commands, "score", "score stored captions again, or captions from a file; needs no model"
@@ -163,6 +174,36 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "-o", "--out", type=Path, metavar="FILE", help="default: report.html in the run directory"
     )
+    report.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="write a folder instead of one file, with every picture and map beside the page",
+    )
+    _page_options(report)
+
+    compare = _command(commands, "compare", "compare two to eight runs over the same images")
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="run directories, the first to compare with; DIR@K for beam size K",
+    )
+    compare.add_argument(
+        "--beam-size",
+        type=int,
+        metavar="K",
+        help="captions to compare (default: of the largest beam size that all runs have)",
+    )
+    compare.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("compare.html"),
+        metavar="FILE",
+        help="page; .json and .md are written beside it (default: compare.html)",
+    )
+    _page_options(compare)
 
     inspect = _command(commands, "inspect", "say what a checkpoint file is; nothing in it is executed")
     inspect.add_argument("checkpoint", type=Path)
@@ -187,9 +228,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str, more: str = ""
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    described = f"{summary[0].upper()}{summary[1:]}. {more}".strip()
+    command = commands.add_parser(name, help=summary, description=described)
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return command
@@ -205,6 +247,22 @@ def _data_options(command: argparse.ArgumentParser, *, default: str | None) -> N
     )
     command.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the pictures, if it can't be found"
+    )
+
+
+def _page_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--images",
+        default="200",
+        metavar="N",
+        help="images that the page shows with their pictures: a number, all or none (default: 200)",
+    )
+    _paths_option(command)
+
+
+def _paths_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--with-paths", action="store_true", help="show folders and absolute paths, which are else left out"
     )
 
 
@@ -243,7 +301,7 @@ def _scoring_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _search_options(command: argparse.ArgumentParser) -> None:
+def _search_options(command: argparse.ArgumentParser, *, n_best: int = 1) -> None:
     command.add_argument(
         "--decoding",
         default="default",
@@ -257,8 +315,12 @@ def _search_options(command: argparse.ArgumentParser) -> None:
         help="rank captions by log p / ((5 + length) / 6)^A (default: 0.7; 0 ranks by log p alone)",
     )
     command.add_argument(
-        "--n-best", type=int, default=1, metavar="N", help="captions to report of each picture (default: 1)"
+        "--n-best",
+        type=int,
+        metavar="N",
+        help=f"captions to report of each picture; a beam holds no more than its size (default: {n_best})",
     )
+    command.set_defaults(default_n_best=n_best)
     command.add_argument("--forbid-unknown", action="store_true", help="never say <unk>")
     command.add_argument(
         "--no-repeat",

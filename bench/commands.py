@@ -19,7 +19,10 @@ from models.errors import CheckpointError, PictureError
 from reports.records import RunError
 
 if TYPE_CHECKING:
+    from bench.captioning import Captioned
     from models.formats import Checkpoint
+    from reports.gallery import Wanted
+    from reports.records import CaptionRow
     from reports.store import RunStore
 
 MISTAKES = (CheckpointError, PictureError, DataError, ConfigError, ScoringError, RunError)
@@ -56,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
         "train": _train,
         "caption": _caption,
         "report": _report,
+        "compare": _compare,
         "explain": _explain,
         "inspect": _inspect,
         "convert": _convert,
@@ -84,6 +88,10 @@ def _sentence(error: Exception) -> str:
     text = (
         f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
     )
+    return _one_line(text)
+
+
+def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
@@ -129,7 +137,10 @@ def _print_run(store: "RunStore", options: argparse.Namespace) -> None:
 
 
 def _search(options: argparse.Namespace, beam_sizes: Sequence[int]) -> SearchConfig:
-    return SearchConfig(**_given(options, SearchConfig), beam_sizes=tuple(beam_sizes))
+    given = _given(options, SearchConfig) | {"beam_sizes": tuple(beam_sizes)}
+    if options.n_best is None:
+        given["n_best"] = min(options.default_n_best, max(beam_sizes, default=1))
+    return SearchConfig(**given)
 
 
 def _explaining(options: argparse.Namespace) -> ExplainConfig:
@@ -170,51 +181,54 @@ def _train(options: argparse.Namespace) -> None:
     )
 
 
-def _caption(options: argparse.Namespace) -> None:
-    import torch
-
-    from bench.data.base import CaptionedImage
-    from bench.stages.decode import caption_row
-    from models.beam import beam_search
-    from reports.wording import number, printable
+def _caption(options: argparse.Namespace) -> int:
+    from bench.captioning import caption_pictures
+    from bench.progress import track
+    from reports.records import Failure
 
     search = _search(options, [options.beam_size])
     checkpoint = _checkpoint(options)
-    captioner = checkpoint.captioner
-    captioner.encode_exactly(search.decoding == "tutorial")
+    checkpoint.captioner.encode_exactly(search.decoding == "tutorial")
     for warning in checkpoint.warnings:
         say(f"Note: {warning}")
-    results = []
-    for path in options.pictures:
-        image = CaptionedImage(path.name, (), "test", path)
-        with torch.no_grad():
-            annotations = captioner.encode(captioner.preprocessing(image.picture()).unsqueeze(0))
-        (hypotheses,) = beam_search(
-            captioner,
-            annotations,
-            options.beam_size,
-            rules=search.rules,
-            n_best=search.n_best,
-            max_steps=search.max_steps,
-        )
-        row = caption_row(captioner, image, options.beam_size, hypotheses)
-        result = {name: getattr(row, name) for name in CAPTION_FIELDS}
-        alphas = hypotheses[0].alphas.double().view(-1, *captioner.grid)
-        result["alphas"] = [[[round(x, 7) for x in line] for line in map_] for map_ in alphas.tolist()]
-        if search.n_best > 1:
-            result["alternatives"] = [dataclasses.asdict(other) for other in row.alternatives]
-        results.append(result)
-        if not options.json:
-            mark = "" if row.finished else " … (unfinished)"
-            print(printable(f"{path.name}: {row.caption}{mark}"))
-            for other in row.alternatives:
-                print(printable(f"  {number(other.score)}  {other.caption}"))
+    found = caption_pictures(checkpoint.captioner, options.pictures, search)
+    # Captions on a terminal show by themselves how far it is, and a bar would mix in.
+    if len(options.pictures) > 1 and (options.json or not sys.stdout.isatty()):
+        found = track(found, total=len(options.pictures), label="captioning", unit="pictures")
+    results, failed = [], False
+    for picture in found:
+        if isinstance(picture, Failure):
+            say(f"gazebench: error: {_one_line(picture.reason)}")
+            failed = True
+        elif options.json:
+            results.append(_caption_json(picture, alternatives=search.n_best > 1))
+        else:
+            _print_caption(picture.row)
     if options.json:
         print(json.dumps(results))
+    return 2 if failed else 0
+
+
+def _caption_json(picture: "Captioned", *, alternatives: bool) -> dict[str, object]:
+    result = {name: getattr(picture.row, name) for name in CAPTION_FIELDS}
+    result["alphas"] = [[[round(x, 7) for x in line] for line in map_] for map_ in picture.alphas.tolist()]
+    if alternatives:
+        result["alternatives"] = [dataclasses.asdict(other) for other in picture.row.alternatives]
+    return result
+
+
+def _print_caption(row: "CaptionRow") -> None:
+    from reports.wording import number, printable
+
+    mark = "" if row.finished else " … (unfinished)"
+    print(printable(f"{row.image_id}: {row.caption}{mark}"), flush=True)
+    for other in row.alternatives:
+        print(printable(f"  {number(other.score)}  {other.caption}"), flush=True)
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from bench.runner import explain_pictures
+    from bench.picture_pages import explain_pictures
+    from reports.wording import printable
 
     config = EvalConfig(
         **_given(options, EvalConfig)
@@ -225,8 +239,19 @@ def _explain(options: argparse.Namespace) -> None:
             "out": None,
         }
     )
-    explain_pictures(config, options.pictures, options.out, command=_command_line())
-    print(json.dumps({"page": str(options.out)}) if options.json else f"wrote {options.out}")
+    page, *strips = explain_pictures(
+        config,
+        options.pictures,
+        options.out,
+        command=_command_line(),
+        png=options.png,
+        with_paths=options.with_paths,
+    )
+    if options.json:
+        print(json.dumps({"page": str(page), "strips": [str(path) for path in strips]}))
+    else:
+        for path in (page, *strips):
+            print(printable(f"wrote {path}"))
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -290,8 +315,45 @@ def _doctor(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> None:
     from reports.html import write_report
 
-    path = write_report(options.run, options.out)
+    if options.bundle and options.out:
+        raise ConfigError("--out and --bundle were both given; expected one of them")
+    path = write_report(
+        options.run,
+        options.out,
+        wanted=_wanted(options),
+        bundle=options.bundle,
+        with_paths=options.with_paths,
+    )
     print(json.dumps({"report": str(path)}) if options.json else f"wrote {path}")
+
+
+def _wanted(options: argparse.Namespace) -> "Wanted":
+    from reports.gallery import Wanted
+
+    given = options.images
+    if given not in ("all", "none") and not given.isdecimal():
+        raise ConfigError(f"--images is {given!r}; expected a number of images, all or none")
+    return Wanted(None if given == "all" else 0 if given == "none" else int(given))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from reports.comparison.output import as_json, as_text, shown_ids
+    from reports.comparison.page import write_comparison
+    from reports.wording import printable
+
+    comparison = write_comparison(
+        options.runs,
+        options.out,
+        beam_size=options.beam_size,
+        images=_wanted(options),
+        with_paths=options.with_paths,
+        command=_command_line(),
+    )
+    if options.json:
+        print(as_json(comparison, shown=shown_ids(with_paths=options.with_paths)), end="")
+    else:
+        print(as_text(comparison))
+        print(printable(f"comparison: {options.out}"))
 
 
 def _checkpoint(options: argparse.Namespace) -> "Checkpoint":

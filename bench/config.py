@@ -37,7 +37,7 @@ class SearchConfig:
     length_exponent: float | None = None
     """See `models.beam.DecodingRules`; None for what `decoding` has."""
     n_best: int = 1
-    """Captions reported of each image and beam size; only the best is scored."""
+    """Captions kept of each image and beam size, which holds no more than its size; only the best is scored."""
     forbid_unknown: bool = False
     """Whether `<unk>` is never said."""
     no_repeat: int | None = None
@@ -65,10 +65,10 @@ class SearchConfig:
             no_repeat=(0, math.inf),
             max_steps=(1, LARGEST_STEPS),
         )
-        if self.n_best > min(self.beam_sizes):
+        if self.n_best > max(self.beam_sizes):
             raise ConfigError(
-                f"--n-best is {self.n_best}; a beam of {min(self.beam_sizes)} holds no more than "
-                f"{min(self.beam_sizes)}, so choose a larger --beam-size"
+                f"--n-best is {self.n_best}; a beam of {max(self.beam_sizes)} holds no more than "
+                f"{max(self.beam_sizes)}, so choose a larger --beam-size"
             )
         contradictions = {
             "--length-exponent": self.length_exponent not in (None, 0),

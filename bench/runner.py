@@ -2,7 +2,6 @@
 
 import dataclasses
 import platform
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,7 +53,7 @@ def evaluate(config: EvalConfig, *, command: str) -> RunStore:
     Returns:
         The run directory, finished.
     """
-    checkpoint = _load(config)
+    checkpoint = load(config)
     data = load_data(config.data, images=config.images)
     images = data.select(config.split)[: config.limit]
     if config.explaining.methods:  # captum takes a second, which is else spent while Java starts
@@ -68,7 +67,7 @@ def evaluate(config: EvalConfig, *, command: str) -> RunStore:
         data = dataclasses.replace(
             data, ground_truth=loaded.truth, warnings=(*data.warnings, *loaded.warnings)
         )
-    record = _new_record(config, command, checkpoint, data, images)
+    record = new_record(config, command, checkpoint, data, images)
     store = RunStore(config.out or Path("runs") / record.name)
     prepare(store, record, fresh=config.fresh)
     with _leaving_a_mark(store):
@@ -76,45 +75,7 @@ def evaluate(config: EvalConfig, *, command: str) -> RunStore:
     return store
 
 
-def explain_pictures(config: EvalConfig, pictures: Sequence[Path], out: Path, *, command: str) -> None:
-    """Captions pictures of one's own, explains the captions, and writes a page about them. Nothing is scored.
-
-    Args:
-        config: the model and how to decode; its data and run directory are not used.
-        pictures: the files; those that can't be read are listed on the page, if one can.
-        out: the page to write.
-        command: the command line that asked for it, for the record.
-    """
-    config = dataclasses.replace(config, explaining=dataclasses.replace(config.explaining, checks=False))
-    checkpoint = _load(config)
-    are_distinct = len({path.name for path in pictures}) == len(pictures)
-    names = [
-        (path.name if are_distinct else str(path)).encode("utf-8", "backslashreplace").decode()
-        for path in pictures
-    ]
-    images = tuple(
-        CaptionedImage(name, (), "test", path)
-        for name, path in dict(zip(names, pictures, strict=True)).items()
-    )
-    data = CaptionData("pictures of one's own", images, "given")
-    record = _new_record(config, command, checkpoint, data, images)
-    stages: list[StageRow] = []
-    with tempfile.TemporaryDirectory() as folder:
-        store = RunStore(Path(folder) / "run")
-        captions = _decode(config, checkpoint.captioner, images, store, record, stages)
-        info = _explain(config, checkpoint.captioner, data, images, captions, store, stages)
-        counts = _counts(images, captions)
-        store.write_run(
-            dataclasses.replace(
-                record, status="finished", images=counts, explanations=info, stages=tuple(stages)
-            )
-        )
-        from reports.html import write_report
-
-        write_report(store.path, out)
-
-
-def _load(config: EvalConfig) -> Checkpoint:
+def load(config: EvalConfig) -> Checkpoint:
     """The checkpoint, on the device that it is to run on."""
     device = _device(config.device)
     checkpoint = load_checkpoint(
@@ -154,8 +115,8 @@ def _run_stages(
         import bench.stages.explain  # noqa: F401 - captum takes a second
         from reports.html import write_report
 
-        captions = _decode(config, captioner, images, store, record, stages)
-        record = dataclasses.replace(record, images=_counts(images, captions), stages=tuple(stages))
+        captions = decode_images(config, captioner, images, store, record, stages)
+        record = dataclasses.replace(record, images=count_images(images, captions), stages=tuple(stages))
         store.write_run(record)
         known = caption_facts(
             captions,
@@ -188,7 +149,7 @@ def _run_stages(
         store.write_run(record)
         info = None
         if config.explain != 0:
-            info = _explain(config, captioner, data, images, captions, store, stages, scorer)
+            info = explain_images(config, captioner, data, images, captions, store, stages, scorer)
     with _timed(stages, "speed", 1, "probes"):
         captioned = {row.image_id for row in captions if row.error is None}
         store.write_speed(
@@ -207,7 +168,7 @@ def _run_stages(
     store.write_throughput(record, stages)
 
 
-def _decode(
+def decode_images(
     config: EvalConfig,
     captioner: Captioner,
     images: Sequence[CaptionedImage],
@@ -217,8 +178,11 @@ def _decode(
 ) -> list[CaptionRow]:
     """Captions what the run does not hold yet; all its captions."""
     done = {(row.image_id, row.beam_size) for row in store.read_captions()}
+    todo = sum(
+        any((image.image_id, size) not in done for size in config.search.beam_sizes) for image in images
+    )
     with _timed(stages, "decode", len(images) * len(config.search.beam_sizes) - len(done), "captions"):
-        decode(
+        seconds = decode(
             captioner,
             images,
             store,
@@ -230,6 +194,10 @@ def _decode(
             n_best=config.search.n_best,
             max_steps=config.search.max_steps,
         )
+    if todo:
+        stages += [
+            StageRow(f"decode: {part}", spent, todo, "images") for part, spent in seconds.items() if spent
+        ]
     return store.read_captions()
 
 
@@ -254,12 +222,13 @@ def _retrieve(
     return found.rename_axis("image_id").reset_index().assign(beam_size=beam_size)
 
 
-def _counts(images: Sequence[CaptionedImage], captions: Sequence[CaptionRow]) -> ImageCounts:
+def count_images(images: Sequence[CaptionedImage], captions: Sequence[CaptionRow]) -> ImageCounts:
+    """How many images have captions, and how many failed."""
     failed = {row.image_id for row in captions if row.error is not None}
     return ImageCounts(len(images), len(images) - len(failed), len(failed))
 
 
-def _explain(
+def explain_images(
     config: EvalConfig,
     captioner: Captioner,
     data: CaptionData,
@@ -342,13 +311,14 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _new_record(
+def new_record(
     config: EvalConfig,
     command: str,
     checkpoint: Checkpoint,
     data: CaptionData,
     images: Sequence[CaptionedImage],
 ) -> RunRecord:
+    """The record of a run that begins; its name follows from everything that decides the numbers."""
     captioner = checkpoint.captioner
     vocabulary = captioner.vocabulary
     counts = [len(image.references) for image in images]

@@ -1,9 +1,8 @@
-"""Figures as inline SVG, and maps as tiny pictures. Equal input gives equal bytes.
+"""Figures as inline SVG. Equal input gives equal bytes.
 
 Colours in the SVG are CSS variables of the page, so that one figure serves the light and the dark theme.
 """
 
-import base64
 import io
 import itertools
 import re
@@ -14,26 +13,25 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from reports.legend import CAPTIONS, measure_of
 from reports.records import PATHS, TRIAL_DROPS, MethodInfo, MetricRow
+from reports.stats import Interval
 from reports.summary import ALL, Estimate, Table
 from reports.wording import printable
 
 # Stand-ins that matplotlib accepts as colours, and the CSS variable that takes the place of each.
-_INK, _FAINT, _MAIN, _MARK = "#010101", "#020202", "#030303", "#040404"
-_VARIABLES = {_INK: "--ink", _FAINT: "--rule", _MAIN: "--accent", _MARK: "--mark"}
-_STYLE: dict[Any, Any] = {
+INK, FAINT, MAIN, MARK = "#010101", "#020202", "#030303", "#040404"
+_VARIABLES = {INK: "--ink", FAINT: "--rule", MAIN: "--accent", MARK: "--mark"}
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gazebench",
     "font.size": 11,
     "axes.titlesize": 11,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), _INK),
-    **dict.fromkeys(("axes.edgecolor", "grid.color"), _FAINT),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), FAINT),
     **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
     # Off: a "$" in a stranger's label must not start a formula.
     **dict.fromkeys(("text.parse_math", "axes.spines.top", "axes.spines.right"), False),
@@ -62,24 +60,67 @@ def scores_by_beam(metrics: Iterable[MetricRow]) -> str | None:
     panels = {name: rows for name, rows in panels.items() if rows}
     if not panels:
         return None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.6 * len(panels) + 0.2, 2.9), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for ax, (name, rows) in zip(axes, panels.items(), strict=True):
             beams = [str(row.beam_size) for row in rows]
             for beam, row in zip(beams, rows, strict=True):
                 if row.ci_low is not None and row.ci_high is not None:
-                    ax.plot([beam, beam], [row.ci_low, row.ci_high], color=_MAIN, linewidth=2, alpha=0.45)
+                    ax.plot([beam, beam], [row.ci_low, row.ci_high], color=MAIN, linewidth=2, alpha=0.45)
             values = [row.value for row in rows]
-            sns.scatterplot(x=beams, y=values, ax=ax, color=_MAIN, s=60, linewidth=0, zorder=3)
+            sns.scatterplot(x=beams, y=values, ax=ax, color=MAIN, s=60, linewidth=0, zorder=3)
             unit = CAPTIONS[name].range
             ax.set(title=name, xlabel="beam size", ylabel=f"{unit}, higher is better", xmargin=0.25)
-            # At least a twentieth of the scale, or rounding errors would look like findings.
-            low, high = ax.get_ylim()
-            spare = max(0.0, 0.05 * float(unit.split()[-1]) - (high - low)) / 2
-            ax.set_ylim(low - spare, high + spare)
+            _spread(ax, unit)
             ax.xaxis.grid(visible=False)
-        return _svg(figure, "scores", "Caption scores by beam size with 95 % intervals")
+        return as_svg(figure, "scores", "Caption scores by beam size with 95 % intervals")
+
+
+def quality_against_time(points: Mapping[str, tuple[float, Interval]], metric: str) -> str | None:
+    """One labelled point per beam size, joined by a line: the score with its 95 % interval against the time.
+
+    Args:
+        points: beam size, as it is called -> milliseconds per image and score, in the order of the line.
+        metric: the score's name.
+
+    Returns:
+        An SVG element; None for fewer than two points.
+    """
+    if len(points) < 2:
+        return None
+    unit = CAPTIONS[metric].range
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.8, 3.6), layout="constrained")
+        ax = figure.subplots()
+        times, scores = [time for time, _ in points.values()], [found for _, found in points.values()]
+        ax.plot(times, [found.value for found in scores], color=MAIN, linewidth=1.2, alpha=0.6)
+        for time, found in points.values():
+            if found.low is not None and found.high is not None:
+                ax.plot([time, time], [found.low, found.high], color=MAIN, linewidth=2.5, alpha=0.45)
+        sns.scatterplot(
+            x=times, y=[found.value for found in scores], ax=ax, color=MAIN, s=70, linewidth=0, zorder=3
+        )
+        # Labels go left of the first point and right of the others, where the line does not run.
+        for place, (label, (time, found)) in enumerate(points.items()):
+            beside, side = ((9, -16), "left") if place else ((-9, 9), "right")
+            ax.annotate(label, (time, found.value), beside, textcoords="offset points", ha=side)
+        ax.set(
+            xlabel="milliseconds per image, lower is better", ylabel=f"{metric}, {unit}\nhigher is better",
+            xmargin=0.2,
+        )  # fmt: skip
+        # Nor should a tenth more time look like a multiple.
+        spare = max(0.0, 0.4 * max(times) - (max(times) - min(times))) / 2
+        ax.set_xlim(max(0.0, ax.get_xlim()[0] - spare), ax.get_xlim()[1] + spare)
+        _spread(ax, unit)
+        return as_svg(figure, "beams", f"{metric} against milliseconds per image, by beam size")
+
+
+def _spread(ax: Axes, unit: str) -> None:
+    """Shows a twentieth of the scale at least, or rounding errors would look like findings."""
+    low, high = ax.get_ylim()
+    spare = max(0.0, 0.05 * float(unit.split()[-1]) - (high - low)) / 2
+    ax.set_ylim(low - spare, high + spare)
 
 
 def measures_by_method(
@@ -160,8 +201,9 @@ def _panels(
         An SVG element.
     """
     heights, labels = zip(*lines.values(), strict=True)
-    with mpl.rc_context(_STYLE):
-        size = (2.4 + (1.6 if same else 2.1) * len(measures), 1.6 + 0.28 * heights[-1])
+    with mpl.rc_context(STYLE):
+        width = 2.4 + 1.6 * len(measures) if same else min(10.8, 2.4 + 2.1 * len(measures))
+        size = (width, 1.6 + 0.28 * heights[-1])
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(1, len(measures), sharey=True, sharex=same, squeeze=False)[0]
         marks: dict[str, Any] = {}
@@ -176,10 +218,10 @@ def _panels(
                 ylim=(heights[-1] + 0.6, -0.6),
             )
             if meaning.range == "0 to 1":
-                ax.set(xlim=(-0.04, 1.06), xticks=(0, 0.5, 1))
+                ax.set(xlim=(-0.04, 1.06), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
         axes[0].set_yticks(heights, [printable(label)[:40] for label in labels])
         figure.legend(marks.values(), marks.keys(), loc="outside upper left", ncols=4, frameon=False)
-        return _svg(figure, name, title)
+        return as_svg(figure, name, title)
 
 
 def lag_profile(lags: Mapping[str, Mapping[int, Mapping[str, Estimate]]]) -> str | None:
@@ -191,7 +233,7 @@ def lag_profile(lags: Mapping[str, Mapping[int, Mapping[str, Estimate]]]) -> str
     if not measures:
         return None
     looks = dict(zip(classes, itertools.cycle(_LINES), strict=False))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.8, 3.2), layout="constrained")
         axes = figure.subplots(1, len(measures), squeeze=False)[0]
         for ax, measure in zip(axes, measures, strict=True):
@@ -213,7 +255,7 @@ def lag_profile(lags: Mapping[str, Mapping[int, Mapping[str, Estimate]]]) -> str
             ax.xaxis.grid(visible=False)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=6, frameon=False)
-        return _svg(figure, "lags", "Attention on a word’s place some steps before and after it is said")
+        return as_svg(figure, "lags", "Attention on a word’s place some steps before and after it is said")
 
 
 def _draw_marks(ax: Axes, found: Sequence[tuple[float, Estimate]], ceiling: str) -> dict[str, Any]:
@@ -221,11 +263,11 @@ def _draw_marks(ax: Axes, found: Sequence[tuple[float, Estimate]], ceiling: str)
     for y, estimate in found:
         low, high = estimate.interval.low, estimate.interval.high
         if low is not None and high is not None:
-            ax.plot([low, high], [y, y], color=_MAIN, linewidth=2.5, alpha=0.45)
+            ax.plot([low, high], [y, y], color=MAIN, linewidth=2.5, alpha=0.45)
     for label, values, marker, size, colour in (
-        ("value, 95 % interval", [e.interval.value for _, e in found], "o", 42, _MAIN),
-        ("null: by chance", [e.null for _, e in found], "|", 120, _MARK),
-        (ceiling, [e.ceiling for _, e in found], ">", 34, _MARK),
+        ("value, 95 % interval", [e.interval.value for _, e in found], "o", 42, MAIN),
+        ("null: by chance", [e.null for _, e in found], "|", 120, MARK),
+        (ceiling, [e.ceiling for _, e in found], ">", 34, MARK),
     ):
         xs, ys = (
             [v for v in values if v is not None],
@@ -242,12 +284,45 @@ def _draw_marks(ax: Axes, found: Sequence[tuple[float, Estimate]], ceiling: str)
     return dict(zip(labels, handles, strict=True))
 
 
+def multiples_of_floor(rows: Mapping[str, Mapping[str, float]]) -> str | None:
+    """One bar per benchmark: its time as a multiple of the least that the machine would need.
+
+    Args:
+        rows: group -> benchmark -> multiple.
+
+    Returns:
+        An SVG element; None if there is no benchmark.
+    """
+    lines = [(name, value) for group in rows.values() for name, value in group.items()]
+    if not lines:
+        return None
+    gaps = np.repeat(np.arange(len(rows)), [len(group) for group in rows.values()])
+    heights = np.arange(len(lines)) + 0.7 * gaps
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.8, 1.4 + 0.28 * (heights[-1] + 1)), layout="constrained")
+        ax = figure.subplots()
+        widths = [value for _, value in lines]
+        right = 1.12 * max(1.0, *widths)
+        ax.barh(heights, widths, 0.62, color=MAIN, alpha=0.55)
+        ax.axvline(1, color=MARK, linewidth=1.6, linestyle="--", label="the floor")
+        for y, width in zip(heights, widths, strict=True):
+            ax.text(right, y, f"{width:.2f}", ha="right", va="center")
+        ax.set_yticks(heights, [printable(name)[:60] for name, _ in lines])
+        ax.set(
+            ylim=(heights[-1] + 0.6, -0.6), xlim=(0, right),
+            xlabel="time as a multiple of the floor, lower is better",
+        )  # fmt: skip
+        ax.yaxis.grid(visible=False)
+        figure.legend(loc="outside upper left", frameon=False)
+        return as_svg(figure, "floors", "Time of each benchmark as a multiple of the floor")
+
+
 def path_shares(paths: Table) -> str | None:
     """Stacked bars, one per word class: which path the gradient takes; None if paths were not measured."""
     rows = {name: row for name, row in paths.items() if set(PATHS) <= set(row)}
     if not rows:
         return None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.8, 1.2 + 0.42 * len(rows)), layout="constrained")
         ax = figure.subplots()
         left = np.zeros(len(rows))
@@ -263,7 +338,7 @@ def path_shares(paths: Table) -> str | None:
         sns.despine(ax=ax, left=True)
         ax.grid(visible=False)
         figure.legend(loc="outside upper left", ncols=3, frameon=False)
-        return _svg(figure, "paths", "Path shares per word class")
+        return as_svg(figure, "paths", "Path shares per word class")
 
 
 _UNWANTED = re.compile(
@@ -271,7 +346,7 @@ _UNWANTED = re.compile(
 )
 
 
-def _svg(figure: Figure, name: str, title: str) -> str:
+def as_svg(figure: Figure, name: str, title: str) -> str:
     """The figure as one SVG element: themed, with ids of its own, without fonts, metadata and comments."""
     drawn = io.StringIO()
     with warnings.catch_warnings():
@@ -284,29 +359,7 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     width, height = (72 * inches for inches in figure.get_size_inches())
-    # Below four fifths of its size the text is too small to read: then the figure scrolls.
-    style = f'style="min-width: {0.8 * width:.0f}px" viewBox="0 0 {width:g} {height:g}"'
+    # Smaller, the text is hard to read: then the figure scrolls. Larger, it would shout beside the page's.
+    size = f"min-width: {width:.0f}px; max-width: min(62rem, {1.28 * width:.0f}px)"
+    style = f'style="{size}" viewBox="0 0 {width:g} {height:g}"'
     return re.sub("<svg[^>]*>", f'<svg role="img" aria-label="{title}" {style}>', svg, count=1).strip()
-
-
-def overlay_png(cells: Float[np.ndarray, "rows columns"]) -> str:
-    """A map as a PNG with one pixel per cell, to be laid over its picture by the browser.
-
-    Cells glow from clear through magenta and orange to yellow; those below 0, which speak against the word, are
-    teal. The more a cell says, the less of the picture shows through it.
-
-    Args:
-        cells: any scale; what is not finite counts as 0.
-
-    Returns:
-        A data URI.
-    """
-    values = np.nan_to_num(cells.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    strength = np.abs(values) / (np.abs(values).max() or 1.0)
-    warm, cool = (sns.color_palette(palette, as_cmap=True) for palette in ("inferno", "mako"))
-    rgba = np.where((values >= 0)[..., None], warm(0.45 + 0.4 * strength), cool(0.5 + 0 * strength))
-    # Below 1, so that what is half as strong is still seen beside a single bright cell.
-    rgba[..., 3] = 0.9 * strength**0.75
-    png = io.BytesIO()
-    Image.fromarray((rgba * 255).round().astype(np.uint8)).save(png, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"

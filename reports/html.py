@@ -1,204 +1,240 @@
-"""The report: one HTML file made from a run directory alone. It runs no script and asks no network.
-
-Every text in a run is a stranger's: Jinja2 escapes all of it, `printable` defuses what escaping does not, and
-a content security policy forbids whatever both might miss.
-"""
+"""The report of a run: one HTML file made from the run directory alone, or a folder of such files."""
 
 import base64
-import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from reports import figures, legend, wording
-from reports.explanations import LAGS, PATH_MAPS
+from reports import figures, legend
+from reports.beams import beams
+from reports.caveats import caveats
 from reports.explanations_page import explanation_figures, explanation_tables, grouped
-from reports.records import CaptionRow, MethodInfo
-from reports.store import RunStore, map_key, write_atomically
+from reports.gallery import METRICS, Gallery, Wanted, by_lot, gallery
+from reports.legend import arrow
+from reports.page import Page, render, write_bundle, write_page
+from reports.records import CaptionRow, Failure, RunRecord
+from reports.redaction import redacted, redacted_failure, without_folder
+from reports.samples import Variant
+from reports.speed_page import throughput
+from reports.store import RunStore
+from reports.strips import Strip, shown_methods, strips
 from reports.summary import Summary, summarise
-from reports.verdict import caveats, headline, verdict
+from reports.verdict import headline, verdict
+from reports.wording import beam, measured, number, row_span, span
+from reports.words import word_table
 
-SHOWN_IMAGES = 48
-"""Gaze strips in a report."""
-SHOWN_WORDS = 40
-"""Words of one caption in a strip."""
-SHOWN_EXTREMES = 8
+STRIPS = 8
+"""Captions that are shown word by word without a script."""
+EXTREMES = 8
 """Captions in each of the tables of the worst and the best."""
-_PREFERRED = {"grid": "grid_integrated_gradients", "pixels": "pixel_saliency"}
 
 
-class Tile(NamedTuple):
-    """One word's map."""
+class Run(NamedTuple):
+    """A run as its report tells of it."""
 
-    source: str
-    note: str
-    """Whether its brightest cell hits, and its mass there; empty where the word has no place."""
+    store: RunStore
+    summary: Summary
+    captions: Mapping[tuple[str, int], CaptionRow]
+    """By image id and beam size."""
+    scores: pd.DataFrame | None
+    attributions: pd.DataFrame | None
+    """Of the beam size that was explained."""
+    failures: Sequence[Failure]
 
-
-class Strip(NamedTuple):
-    """One caption, word by word."""
-
-    row: CaptionRow
-    words: tuple[tuple[str, str], ...]
-    """Word and probability."""
-    maps: Mapping[str, Sequence[Tile]]
-    """Method's label -> one tile per word."""
-    others: tuple[CaptionRow, ...]
-    """The captions of the other beam sizes."""
+    @property
+    def record(self) -> RunRecord:
+        """run.json, without what is nobody's business."""
+        return self.summary.record
 
 
-def write_report(run_dir: Path, out: Path | None = None) -> Path:
+def write_report(
+    run_dir: Path,
+    out: Path | None = None,
+    *,
+    wanted: Wanted = Wanted(),  # noqa: B008 - never changed
+    bundle: Path | None = None,
+    with_paths: bool = False,
+) -> Path:
     """Writes the report of a run; raises `RunError` if the run directory can't be read.
 
     Args:
         run_dir: the run directory; nothing else is read.
         out: the file to write; report.html in the run directory if None.
+        wanted: how many pictures it shows.
+        bundle: a folder to write to instead, with all pictures and maps beside the page.
+        with_paths: whether absolute paths, which name users and machines, are shown.
 
     Returns:
         The file written.
     """
+    store = RunStore(run_dir)
+    if bundle is not None:
+        whole = Wanted(None, whole=True)
+        write_bundle(render_report(store, wanted=whole, bundled=True, with_paths=with_paths), bundle)
+        return bundle / "index.html"
     out = out or run_dir / "report.html"
-    page = render_report(RunStore(run_dir))
-    with write_atomically(out) as file:
-        file.write(page.encode())
+    write_page(render_report(store, wanted=wanted, with_paths=with_paths), out)
     return out
 
 
-def render_report(store: RunStore) -> str:
-    """The report as text; the same run gives the same text."""
-    summary = summarise(store)
-    record, explained, best = summary.record, summary.record.explanations, summary.best
-    captions = {(row.image_id, row.beam_size): row for row in store.read_captions()}
-    rows = store.read_attributions() if explained else None
-    if explained and rows is not None:
-        rows = rows[rows["beam_size"] == explained.beam_size]
-    shown = _shown(rows, captions) if rows is not None else []
-    ordered = list(summary.ranking)
-    half = len(ordered) // 2
-    extremes = {"lowest": ordered[:half][:SHOWN_EXTREMES], "highest": ordered[half:][::-1][:SHOWN_EXTREMES]}
-    pictures = store.read_thumbs(dict.fromkeys([*shown, *extremes["lowest"], *extremes["highest"]]))
-    groups = grouped(summary.methods)
-    drawn = {"scores": figures.scores_by_beam(record.metrics)} | explanation_figures(summary, groups)
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            summary=summary,
-            record=record,
-            explained=explained,
-            verdict=verdict(summary),
-            warnings=list(caveats(summary)),
-            beams=sorted({row.beam_size for row in record.metrics}),
-            pictures={image_id: base64.b64encode(jpeg).decode() for image_id, jpeg in pictures.items()},
-            picture_class={image_id: f"p{number}" for number, image_id in enumerate(pictures)},
-            strips=_strips(store, summary, rows, captions, shown) if rows is not None else [],
-            extremes={
-                title: [
-                    captions[i, best.beam_size] for i in image_ids if best and (i, best.beam_size) in captions
-                ]
-                for title, image_ids in extremes.items()
-            },
-            failures=store.read_failures(),
-            # Markup is right here: matplotlib drew these elements and escaped the labels in them as XML.
-            figures={name: Markup(svg) for name, svg in drawn.items() if svg},  # noqa: S704
-            tables=explanation_tables(summary, groups),
-            headline=headline(summary),
-            labels={method.name: method.label for method in summary.methods},
-            **{name: getattr(legend, name) for name in ("arrow", "CAPTIONS", "MEASURES", "OPERATORS")},
-            beam_name=wording.beam,
-            **{
-                name: getattr(wording, name)
-                for name in (
-                    "number",
-                    "percent",
-                    "measured",
-                    "span",
-                    "row_span",
-                    "clip",
-                    "signatures",
-                    "subject",
-                )
-            },
-        )
-    )
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Markup is a str too: only text that is still to be escaped is made printable.
-        finalize=lambda value: wording.printable(value) if type(value) is str else value,
-    )
-
-
-def _shown(rows: pd.DataFrame, captions: Mapping[tuple[str, int], CaptionRow]) -> list[str]:
-    """The images to show, ordered by a hash of their ids: repeatable, and nobody's choice."""
-    pairs = rows[["image_id", "beam_size"]].drop_duplicates().itertuples(index=False, name=None)
-    known = [image_id for image_id, beam in pairs if (image_id, beam) in captions]
-    return sorted(known, key=lambda i: hashlib.sha256(i.encode("utf-8", "replace")).digest())[:SHOWN_IMAGES]
-
-
-def _strips(
+def render_report(
     store: RunStore,
-    summary: Summary,
-    rows: pd.DataFrame,
-    captions: Mapping[tuple[str, int], CaptionRow],
-    shown: Sequence[str],
-) -> list[Strip]:
-    assert summary.record.explanations is not None
-    beam, methods = summary.record.explanations.beam_size, _rows(summary)
-    maps = store.read_maps(map_key(image_id, beam, method.name) for image_id in shown for method in methods)
-    rows = rows[rows["image_id"].isin(shown)]
-    columns = (rows[name] for name in ("image_id", "method", "word_index", "pointing", "mass"))
-    notes = {(i, method, t): _note(hit, mass) for i, method, t, hit, mass in zip(*columns, strict=True)}
-    others = {beam_size for _, beam_size in captions} - {beam}
-    strips = []
-    for image_id in shown:
-        row = captions[image_id, beam]
-        words = tuple((word, _probability(row, t)) for t, word in enumerate(row.words[:SHOWN_WORDS]))
-        drawn = {method.name: maps.get(map_key(image_id, beam, method.name), ()) for method in methods}
-        tiles = {
-            method.label: [
-                Tile(figures.overlay_png(cells), notes.get((image_id, method.name, t), ""))
-                for t, cells in enumerate(drawn[method.name][: len(words)])
-            ]
-            for method in methods
-        }
-        said = tuple(captions[image_id, other] for other in sorted(others) if (image_id, other) in captions)
-        strips.append(Strip(row, words, tiles, said))
-    return strips
-
-
-def _rows(summary: Summary) -> list[MethodInfo]:
-    """Attention, one method on the grid and one on pixels: those preferred, else the first that is not struck out."""
-    parts = (*PATH_MAPS, *(name for lag, name in LAGS.items() if lag))
-    first = sorted(
-        (method for method in summary.methods if method.name not in parts),
-        key=lambda method: (method.name in summary.struck, method.name != _PREFERRED.get(method.kind)),
+    *,
+    wanted: Wanted = Wanted(),  # noqa: B008 - never changed
+    bundled: bool = False,
+    with_paths: bool = False,
+) -> Page:
+    """The report as text; the same run gives the same text."""
+    run = _read(store, with_paths=with_paths)
+    summary, explained = run.summary, run.record.explanations
+    groups = grouped(summary.methods)
+    compared = beams(store, summary, captions=run.captions.values())
+    speeds = throughput(store, run.record)
+    drawn = {
+        "floors": figures.multiples_of_floor(speeds.floors),
+        "scores": figures.scores_by_beam(run.record.metrics),
+        "beams": figures.quality_against_time(compared.points, compared.metric) if compared else None,
+    } | explanation_figures(summary, groups)
+    extremes = _extremes(run)
+    static = _strips(run)
+    shown = [strip.row for strip in static] + [row for rows in extremes.values() for row in rows]
+    pictures = store.read_thumbs(dict.fromkeys(row.image_id for row in shown))
+    return render(
+        "report.html.j2",
+        gallery=_gallery(run, wanted, with_paths=with_paths),
+        bundled=bundled,
+        summary=summary,
+        record=run.record,
+        explained=explained,
+        verdict=verdict(summary),
+        warnings=list(caveats(summary, captions=run.captions.values())),
+        numbers=_numbers(summary),
+        words=word_table(summary.words),
+        shown_id=str if with_paths else without_folder,
+        beam_table=compared,
+        throughput=speeds,
+        beams=sorted({row.beam_size for row in run.record.metrics}),
+        pictures={image_id: base64.b64encode(jpeg).decode() for image_id, jpeg in pictures.items()},
+        strips=static,
+        extremes=extremes,
+        failures=run.failures,
+        # Markup is right here: matplotlib drew these elements and escaped the labels in them as XML.
+        figures={name: Markup(svg) for name, svg in drawn.items() if svg},  # noqa: S704
+        tables=explanation_tables(summary, groups),
+        headline=headline(summary),
+        labels={method.name: method.label for method in summary.methods},
+        **{name: getattr(legend, name) for name in ("CAPTIONS", "MEASURES", "OPERATORS")},
     )
-    found = (
-        next((method for method in first if method.kind == kind), None)
-        for kind in ("attention", "grid", "pixels")
+
+
+class Number(NamedTuple):
+    """One of the numbers that come first."""
+
+    label: str
+    value: str
+    span: str
+    """Its 95 % interval."""
+    direction: str
+
+
+def _numbers(summary: Summary) -> list[Number]:
+    """The captions' scores at the best beam size, and where attention lies."""
+    shown = [
+        Number(row.name, measured(row.value, row.unit), row_span(row), arrow(row.higher_is_better))
+        for row in summary.record.metrics
+        if summary.best and row.beam_size == summary.best.beam_size
+        if row.value is not None and row.name in METRICS
+    ]
+    attention = {} if "attention" in summary.struck else summary.localisation.get("attention", {})
+    shown += [
+        Number(
+            f"Attention’s {legend.MEASURES[name].label.lower()}",
+            number(found.interval.value),
+            span(found.interval),
+            arrow(True),
+        )
+        for name in ("pointing", "mass")
+        if (found := attention.get(name))
+    ]
+    return shown
+
+
+def _read(store: RunStore, *, with_paths: bool) -> Run:
+    rows, failures = store.read_captions(), store.read_failures()
+    summary = summarise(store, rows)
+    if not with_paths:
+        summary = summary._replace(record=redacted(summary.record))
+        failures = [redacted_failure(row) for row in failures]
+    explained = summary.record.explanations
+    attributions = store.read_attributions() if explained else None
+    if explained and attributions is not None:
+        attributions = attributions[attributions["beam_size"] == explained.beam_size]
+    captions = {(row.image_id, row.beam_size): row for row in rows}
+    return Run(store, summary, captions, store.read_scores(), attributions, failures)
+
+
+def _extremes(run: Run) -> dict[str, list[CaptionRow]]:
+    """The captions that scored worst and best, at the best beam size."""
+    best, ordered = run.summary.best, list(run.summary.ranking)
+    if best is None:
+        return {}
+    half = len(ordered) // 2
+    ends = {"lowest": ordered[:half][:EXTREMES], "highest": ordered[half:][::-1][:EXTREMES]}
+    return {
+        title: [run.captions[i, best.beam_size] for i in image_ids if (i, best.beam_size) in run.captions]
+        for title, image_ids in ends.items()
+    }
+
+
+def _strips(run: Run) -> list[Strip]:
+    explained = run.record.explanations
+    if explained is None or run.attributions is None:
+        return []
+    known = (i for i in run.attributions["image_id"].unique() if (i, explained.beam_size) in run.captions)
+    return strips(
+        run.store,
+        by_lot(known)[:STRIPS],
+        run.captions,
+        shown_methods(run.summary.methods, run.summary.struck),
+        beam_size=explained.beam_size,
+        rows=run.attributions,
     )
-    return [method for method in found if method]
 
 
-def _note(hit: float, mass: float) -> str:
-    if not np.isfinite(hit) or not np.isfinite(mass):
-        return ""
-    return f"{'hit' if hit >= 0.5 else 'miss'} {wording.percent(mass)}"
+def _gallery(run: Run, wanted: Wanted, *, with_paths: bool) -> Gallery | None:
+    """The sample browser, with a take for each beam size; None if nothing was captioned."""
+    sizes = sorted({size for _, size in run.captions})
+    if not sizes:
+        return None
+    explained, best = run.record.explanations, run.summary.best
+    shown = best.beam_size if best else explained.beam_size if explained else sizes[-1]
+    return gallery(
+        [_variant(run, size) for size in sizes],
+        list(dict.fromkeys(image_id for image_id, _ in run.captions)),
+        noun="beam size",
+        start=sizes.index(shown),
+        ranking=list(run.summary.ranking),
+        wanted=wanted,
+        resolution=explained.resolution if explained else None,
+        shown_id=str if with_paths else without_folder,
+        more="gazebench report RUN --images all",
+    )
 
 
-def _probability(row: CaptionRow, index: int) -> str:
-    known = index < len(row.word_log_probs)
-    return wording.percent(math.exp(min(row.word_log_probs[index], 0.0))) if known else ""
+def _variant(run: Run, size: int) -> Variant:
+    explained, scores = run.record.explanations, run.scores
+    is_explained = explained is not None and explained.beam_size == size
+    return Variant(
+        name=beam(size),
+        store=run.store,
+        beam_size=size,
+        captions={image_id: row for (image_id, of), row in run.captions.items() if of == size},
+        scores=None if scores is None else scores[scores["beam_size"] == size].set_index("image_id"),
+        attributions=run.attributions if is_explained else None,
+        methods=run.summary.methods if is_explained else (),
+        struck=run.summary.struck,
+        unknown_word=run.record.model.unknown_word if run.record.model else None,
+    )

@@ -4,11 +4,11 @@ Writing is atomic (`os.replace`) or appends whole lines, each followed by fsync.
 are bounded in size, must lie inside the directory, and nothing in them is executed.
 """
 
+import hashlib
 import json
 import os
-import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -41,6 +41,7 @@ from reports.records import (
     to_json,
 )
 from reports.speed import SpeedRecord
+from reports.thumbs import clean_jpeg
 
 __all__ = ["RunStore", "map_key", "write_atomically"]
 _R = TypeVar("_R", CaptionRow, Failure)
@@ -75,15 +76,16 @@ _INTERVENTION_KEYS = ("image_id", "intervention")
 
 
 @contextmanager
-def write_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears at `path` whole, or not at all."""
+def write_atomically(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
+    """A file that appears at `path` whole, or not at all; without `sync` a power failure can leave it empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         Path(name).chmod(0o644)  # temporary files are made private
         Path(name).replace(path)
     except BaseException:
@@ -102,8 +104,7 @@ class RunStore:
 
     def clear(self) -> None:
         """Removes every file that a run writes; a file of any other name stays."""
-        thumbs = self.path / "thumbs"
-        for path in (*(self.path / name for name in _FILES), *thumbs.glob("*.jpg"), thumbs / "index.json"):
+        for path in (*(self.path / name for name in _FILES), *(self.path / "thumbs").glob("*.jpg")):
             path.unlink(missing_ok=True)
 
     def write_run(self, record: RunRecord) -> None:
@@ -200,37 +201,23 @@ class RunStore:
             for key, map_ in maps.items():
                 archive.add(key, map_)
 
-    def write_thumbs(self, thumbs: Mapping[str, bytes]) -> None:
-        """Writes one JPEG per image id, and thumbs/index.json, which names them."""
-        index = {
-            image_id: self._write_thumb(number, jpeg)
-            for number, (image_id, jpeg) in enumerate(thumbs.items())
-        }
-        self._write_thumb_index(index)
-
-    def _write_thumb(self, number: int, jpeg: bytes) -> str:
-        name = f"{number:06d}.jpg"
-        with write_atomically(self.path / "thumbs" / name) as file:
+    def write_thumb(self, image_id: str, jpeg: bytes) -> None:
+        """Writes a picture as the model sees it, under a name that follows from its id."""
+        with write_atomically(self.path / _thumb_name(image_id), sync=False) as file:
             file.write(jpeg)
-        return name
-
-    def _write_thumb_index(self, index: Mapping[str, str]) -> None:
-        with write_atomically(self.path / "thumbs/index.json") as file:
-            file.write(_json(index, "thumbs/index.json", indent=1))
 
     @contextmanager
     def writing_explanations(self) -> Iterator["Explanations"]:
-        """Writes attributions.parquet, maps.npz and the thumbnails image by image; they appear when all is written."""
+        """Writes attributions.parquet and maps.npz image by image; they appear when all is written."""
         with (
             write_atomically(self.path / "attributions.parquet") as rows,
             write_atomically(self.path / "maps.npz") as maps,
             pq.ParquetWriter(rows, _ATTRIBUTIONS) as table,
             MapsWriter(maps) as archive,
         ):
-            explanations = Explanations(table, archive, self._write_thumb)
+            explanations = Explanations(table, archive)
             yield explanations
             explanations.flush()
-        self._write_thumb_index(explanations.thumbs)
 
     def read_attributions(self) -> pd.DataFrame | None:
         """attributions.parquet, every measure a column of floats (null is NaN); None if it holds no row."""
@@ -261,35 +248,19 @@ class RunStore:
         )
 
     def read_thumbs(self, image_ids: Iterable[str]) -> dict[str, bytes]:
-        """Reads some pictures.
+        """Some pictures as JPEG, encoded anew; those that are not there are left out."""
+        return {image_id: self._thumb(image_id) for image_id in image_ids if self.has_thumb(image_id)}
 
-        Args:
-            image_ids: which.
+    def has_thumb(self, image_id: str) -> bool:
+        """Whether the run holds this picture."""
+        return (self.path / _thumb_name(image_id)).exists()
 
-        Returns:
-            Image id -> JPEG; pictures that are not there are left out.
-
-        Raises:
-            RunError: if the index names anything but a JPEG file inside thumbs/.
-        """
-        if not (self.path / "thumbs/index.json").exists():
-            return {}
-        path = self._inside("thumbs/index.json", _MAX_JSON)
-        index = _decode(path.read_bytes(), str(path))
-        if not isinstance(index, dict):
-            raise RunError(f"{path} is not an index of pictures; explain the run again")
-        return {image_id: self._thumb(index[image_id]) for image_id in image_ids if image_id in index}
-
-    def _thumb(self, name: object) -> bytes:
-        if not isinstance(name, str) or re.fullmatch(r"\w[\w-]*\.jpg", name, re.ASCII) is None:
-            raise RunError(
-                f"{self.path}/thumbs/index.json names {name!r:.80}; expected a file such as 000012.jpg"
-            )
-        path = self._inside(f"thumbs/{name}", _MAX_THUMB)
-        content = path.read_bytes()
-        if not content.startswith(b"\xff\xd8\xff"):
-            raise RunError(f"{path} is not a JPEG picture; explain the run again")
-        return content
+    def _thumb(self, image_id: str) -> bytes:
+        path = self._inside(_thumb_name(image_id), _MAX_THUMB)
+        try:
+            return clean_jpeg(path.read_bytes())
+        except ValueError as error:
+            raise RunError(f"{path} is {error}; start over with --fresh") from error
 
     def _inside(self, name: str, limit: int) -> Path:
         """The path of a plain file of the directory, checked; symbolic links may not lead out of it."""
@@ -366,18 +337,12 @@ class RunStore:
 class Explanations:
     """What explaining writes, image by image, so that its memory does not grow with their number."""
 
-    def __init__(
-        self, table: pq.ParquetWriter, archive: MapsWriter, write_thumb: Callable[[int, bytes], str]
-    ) -> None:
-        self._table, self._archive, self._write_thumb = table, archive, write_thumb
+    def __init__(self, table: pq.ParquetWriter, archive: MapsWriter) -> None:
+        self._table, self._archive = table, archive
         self._rows: list[pd.DataFrame] = []
-        self.thumbs: dict[str, str] = {}
-        """Image id -> file name."""
 
-    def append(
-        self, image_id: str, rows: Sequence[Mapping[str, object]], maps: Mapping[str, Map], thumb: bytes
-    ) -> None:
-        """Adds an image: rows of attributions.parquet (NaN and what is missing become null), maps by key, a JPEG."""
+    def append(self, rows: Sequence[Mapping[str, object]], maps: Mapping[str, Map]) -> None:
+        """Adds an image: rows of attributions.parquet (NaN and what is missing become null), maps by key."""
         frame = pd.DataFrame(rows, columns=_ATTRIBUTIONS.names)
         for name in ("image_id", "word"):  # parquet can't hold half a character, which a file's name can
             frame[name] = [text.encode("utf-8", "backslashreplace").decode() for text in frame[name]]
@@ -386,7 +351,6 @@ class Explanations:
             self.flush()
         for key, map_ in maps.items():
             self._archive.add(key, map_)
-        self.thumbs[image_id] = self._write_thumb(len(self.thumbs), thumb)
 
     def flush(self) -> None:
         """Writes the rows that are still held."""
@@ -396,6 +360,12 @@ class Explanations:
             )
             self._table.write_table(table)
             self._rows.clear()
+
+
+def _thumb_name(image_id: str) -> str:
+    """The file of a picture: an id may be anything, and two may differ in what a file system makes alike."""
+    digest = hashlib.sha256(image_id.encode("utf-8", "backslashreplace")).hexdigest()
+    return f"thumbs/{digest[:32]}.jpg"
 
 
 def _json(value: object, where: str, *, indent: int | None = None) -> bytes:

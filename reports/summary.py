@@ -31,6 +31,7 @@ from reports.records import (
     PATHS,
     TRIAL_DISTANCES,
     TRIAL_DROPS,
+    CaptionRow,
     ExplanationInfo,
     MethodInfo,
     MetricRow,
@@ -38,6 +39,7 @@ from reports.records import (
 )
 from reports.stats import Interval, ratio_interval
 from reports.store import RunStore
+from reports.words import WordFound, failing_words
 
 __all__ = ["Completeness", "Estimate", "Summary", "Table", "estimate", "summarise"]
 
@@ -76,6 +78,8 @@ class Summary(NamedTuple):
     """The highest CIDEr over beam sizes (BLEU-4 where there is no CIDEr)."""
     leads: Mapping[int, Interval]
     """Beam size -> by how much the best one's score is ahead, picture by picture."""
+    words: tuple[WordFound, ...]
+    """How single words fare at the best beam size, the worst first."""
     true_words: Interval | None
     """Share of words that are true of their picture, at the best beam size, where the data set knows."""
     ranking: Mapping[str, float]
@@ -108,11 +112,12 @@ class Summary(NamedTuple):
     audit: tuple[Audit, ...] = ()
 
 
-def summarise(store: RunStore) -> Summary:
+def summarise(store: RunStore, captions: Sequence[CaptionRow] | None = None) -> Summary:
     """Computes every table of a run; raises `RunError` if the run can't be read.
 
     Args:
         store: the run directory.
+        captions: of all beam sizes, if they have been read.
 
     Returns:
         The summary; tables are empty where the run holds nothing for them.
@@ -120,14 +125,17 @@ def summarise(store: RunStore) -> Summary:
     record, scores = store.read_run(), store.read_scores()
     best = _best(record.metrics)
     at_best = scores[scores["beam_size"] == best.beam_size] if scores is not None and best else None
+    captions = store.read_captions() if captions is None else captions
+    rows = store.read_attributions() if record.explanations else None
+    said = [row for row in captions if best and row.beam_size == best.beam_size]
     summary = Summary(
         record=record,
         best=best,
         leads=_leads(scores, best) if scores is not None and best else {},
         true_words=_true_words(at_best) if at_best is not None else None,
         ranking=_ranking(at_best, best.name) if at_best is not None and best else {},
+        words=tuple(failing_words(said, rows)),
     )
-    rows = store.read_attributions() if record.explanations else None
     if record.explanations is None or rows is None:
         return summary
     explained, checked, tampered = record.explanations, store.read_sanity(), store.read_interventions()

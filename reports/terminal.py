@@ -2,12 +2,13 @@
 
 import sys
 
+from reports.caveats import caveats
 from reports.explanations import COMPARED_CONTROLS, ranked
 from reports.legend import arrow, measure_of
 from reports.records import MetricRow
 from reports.store import RunStore
 from reports.summary import Summary, summarise
-from reports.verdict import caveats, headline, verdict
+from reports.verdict import headline, verdict
 from reports.wording import beam, measured, number, printable, row_span, signatures, subject
 
 

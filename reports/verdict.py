@@ -1,5 +1,6 @@
 """A run's findings in plain words, each by a rule that the docstring of its function states."""
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -7,10 +8,12 @@ from reports.explanations import PATH_MAPS, Comparison
 from reports.legend import measure_of
 from reports.records import FROM_FILE, PATHS, MetricRow
 from reports.summary import ALL, CONTENT, Estimate, Summary
-from reports.wording import beam, measured, number, percent, row_span, span
+from reports.wording import beam, clip, measured, number, percent, row_span, span
 
 _CAN_NOT = "Can’t be said"
 _REFERENCE, _FAITHFULNESS = "grid_integrated_gradients", "abpc_cells"
+_STANDS_OUT = 0.05
+_TRUE = re.compile("True .* words")
 _NOTHING = "This run explained no captions; `--explain 64` does."
 
 
@@ -24,7 +27,7 @@ class Finding(NamedTuple):
 
 def verdict(summary: Summary) -> tuple[Finding, ...]:
     """Answers the four questions a run is made for."""
-    return _captions(summary), _looks(summary), _agrees(summary), _accounts(summary)
+    return _captions(summary), _looks(summary), _is_faithful(summary), _fails(summary)
 
 
 def _captions(summary: Summary) -> Finding:
@@ -37,14 +40,7 @@ def _captions(summary: Summary) -> Finding:
         reason = next((row.reason for row in summary.record.metrics if row.reason), "no caption was scored")
         return Finding(question, _CAN_NOT, (f"Not scored: {reason}.",))
     answer = f"{best.name} {number(best.value)}"
-    if true := summary.true_words:
-        answer = f"{percent(true.value)} true"
-        share = f"{percent(true.value)} ({span(true, unit='share')})"
-        sentences.append(f"{share} of the words that can be checked are true of the picture.")
     at_best = {row.name: row for row in summary.record.metrics if row.beam_size == best.beam_size}
-    exact = at_best.get("Exact match")
-    if exact and exact.value:
-        sentences.append(f"{percent(exact.value)} of captions equal one of their references word for word.")
     shown = [
         _with_interval(row)
         for name in ("CIDEr", "BLEU-4")
@@ -59,6 +55,13 @@ def _captions(summary: Summary) -> Finding:
         relations.setdefault("leads {}, " + how if lead.value else "is level with {}", []).append(str(size))
     for relation, beams in relations.items():
         sentences.append(f"Beam size {best.beam_size} {relation.format(' and '.join(beams))}.")
+    if true := summary.true_words:
+        answer = f"{percent(true.value)} true"
+        share = f"{percent(true.value)} ({span(true, unit='share')})"
+        sentences.append(f"{share} of the words that can be checked are true of the picture.")
+    exact = at_best.get("Exact match")
+    if exact and exact.value:
+        sentences.append(f"{percent(exact.value)} of captions equal one of their references word for word.")
     return Finding(question, answer, tuple(sentences))
 
 
@@ -113,6 +116,85 @@ def _grade(found: Estimate, ceiling: float, enough: float) -> str:
     return "Yes" if found.interval.value - found.null >= enough * (ceiling - found.null) else "Partly"
 
 
+def _is_faithful(summary: Summary) -> Finding:
+    """By the paired differences in ABPC, cells being replaced, from the random map and from integrated gradients.
+
+    *No* if attention is not above the random map beyond noise; *Partly* if it is, but below integrated gradients on
+    the grid beyond noise, or if these are not known; else *Yes*.
+    """
+    question = "Is its attention faithful?"
+    chance, other = (_comparison(summary, name, _FAITHFULNESS) for name in ("random", _REFERENCE))
+    found = summary.faithfulness.get("attention", {}).get(_FAITHFULNESS)
+    if found is None or chance is None or chance.test.low is None:
+        why = _why_not_compared(summary, "random", chance) if summary.methods else _NOTHING
+        return Finding(question, _CAN_NOT, (why,))
+    known = other is not None and other.test.low is not None
+    behind = not known or (other is not None and _ahead(other) < 0)
+    answer = "No" if _ahead(chance) < 1 else "Partly" if behind else "Yes"
+    marks = [f"{label} {number(value)}" for label, value in _marks(summary, found)]
+    value = f"{number(found.interval.value)} ({span(found.interval)})"
+    sentences = [
+        f"Taking away first what it marks, not last, costs a word {value} of its probability (ABPC, −1 to 1); "
+        f"{' and '.join(marks)}."
+    ]
+    lost = (summary.trial.get(CONTENT) or summary.trial.get(ALL, {})).get("permute_drop")
+    if lost and lost.interval.low is not None and lost.interval.high is not None:
+        ends = f"{_points(lost.interval.low)} to {_points(lost.interval.high)}"
+        sentences.append(
+            f"Shuffling it costs {_points(lost.interval.value)} points of that probability ({ends})."
+        )
+    if set(PATHS) <= set(summary.paths.get(CONTENT) or summary.paths.get(ALL, {})):
+        sentences += _accounts(summary).sentences
+    return Finding(question, answer, tuple(sentences))
+
+
+def _marks(summary: Summary, found: Estimate) -> Iterator[tuple[str, float]]:
+    """What a measure of attention's is read beside: chance, and integrated gradients."""
+    if found.null is not None:
+        yield "a random map has", found.null
+    other = summary.faithfulness.get(_REFERENCE, {}).get(_FAITHFULNESS)
+    if other is not None and _REFERENCE not in summary.struck:
+        yield "integrated gradients", other.interval.value
+
+
+def _fails(summary: Summary) -> Finding:
+    """Names the words that no reference of their picture has in more than `_STANDS_OUT` of the times, for certain.
+
+    Of these the first three, by the lower ends of their 95 % intervals. Beside them the class of words that is least
+    often true, where the data set knows, and the class that attention hits least often.
+    """
+    question = "Which words fail?"
+    if not summary.words and summary.best is None:
+        return Finding(question, _CAN_NOT, ("No caption was scored.",))
+    worst = [w for w in summary.words if w.missing.low is not None and w.missing.low > _STANDS_OUT][:3]
+    answer = ", ".join(f"“{clip(w.word, 30)}”" for w in worst) or "No word stands out"
+    sentences = [
+        f"“{clip(w.word, 30)}” is in no reference of its picture in {percent(w.missing.value)} "
+        f"({span(w.missing, unit='share')}) of the {w.said:,} times it is said."
+        for w in worst
+    ] or [
+        f"No word is for certain missing from its picture’s references in more than {percent(_STANDS_OUT)}."
+    ]
+    size = summary.best.beam_size if summary.best else None
+    metrics = [row for row in summary.record.metrics if row.beam_size == size and row.value is not None]
+    true = [row for row in metrics if _TRUE.fullmatch(row.name)]
+    if true:
+        least = min(true, key=lambda row: row.value or 0.0)
+        value = f"{measured(least.value or 0.0, least.unit)} ({row_span(least)})"
+        told = f"Least often true of the picture: {least.name.removeprefix('True ')}, {value}."
+        sentences.append(
+            "All words that can be checked are true of their picture." if least.value == 1 else told
+        )
+    hits = {name: row["pointing"] for name, row in summary.attention_by_class.items() if "pointing" in row}
+    if len(hits) > 1 and "attention" not in summary.struck:
+        name = min(hits, key=lambda name: hits[name].interval.value)
+        sentences.append(
+            f"Attention misses most often on {name} words: it hits {percent(hits[name].interval.value)} "
+            f"({span(hits[name].interval, unit='share')})."
+        )
+    return Finding(question, answer, tuple(sentences))
+
+
 def _agrees(summary: Summary) -> Finding:
     """By the cosine with integrated gradients on the grid, with `_grade`: Yes from halfway to 1.
 
@@ -160,13 +242,19 @@ def _accounts(summary: Summary) -> Finding:
 
 
 def headline(summary: Summary) -> tuple[Finding, ...]:
-    """What the explanation benchmark found of attention, in four answers; none if nothing was explained."""
+    """What the explanation benchmark found of attention, in five answers; none if nothing was explained."""
     if not summary.methods:
         return ()
-    return _accounts(summary), _faithful(summary), _beats_centre(summary), _on_trial(summary)
+    return (
+        _agrees(summary),
+        _accounts(summary),
+        _as_faithful(summary),
+        _beats_centre(summary),
+        _on_trial(summary),
+    )
 
 
-def _faithful(summary: Summary) -> Finding:
+def _as_faithful(summary: Summary) -> Finding:
     """By the paired difference in ABPC, cells being replaced, between attention and integrated gradients on the grid.
 
     *More* or *less* if its 95 % interval excludes 0. If it covers 0 no difference shows, which is no proof of equality:
@@ -269,32 +357,3 @@ def _why_not_compared(summary: Summary, method: str, found: Comparison | None) -
     if found is not None:
         return "One image has no interval."
     return f"No measure is known of attention and of “{label}” on the same words."
-
-
-def caveats(summary: Summary) -> Iterator[str]:
-    """What a reader should know before believing the numbers, in sentences."""
-    record = summary.record
-    images, data = record.images, record.data
-    if record.status != "finished":
-        yield f"This run is {record.status}: {images.done:,} of {images.expected:,} images are done."
-    if images.done == 0:
-        yield "No image was captioned; there is nothing to judge."
-    if images.failed:
-        yield f"{images.failed:,} of {images.expected:,} images failed; they are listed under Failures."
-    if data.missing:
-        yield f"Pictures that the captions name but that are not there: {len(data.missing):,}."
-    for row in record.metrics:
-        if row.name == "BLEU-4" and row.value is not None and row.value > 0.999 and not data.has_ground_truth:
-            yield (
-                f"BLEU-4 is {number(row.value)}{_at(row.beam_size)}: on real pictures this means "
-                "that the references were scored against themselves, or that the model has seen them."
-            )
-        if row.name == "Unfinished captions" and row.value:
-            share = measured(row.value, row.unit)
-            yield f"At {beam(row.beam_size)}, {share} of captions reached the length limit unfinished."
-    for name, reason in dict.fromkeys((row.name, row.reason) for row in record.metrics if row.value is None):
-        yield f"{name} was not computed: {reason or 'no reason was stored'}."
-    labels = {method.name: method.label for method in summary.methods}
-    for name, reason in summary.struck.items():
-        yield f"{labels[name]} is struck out and not ranked: {reason}."
-    yield from (*data.warnings, *record.warnings, *record.scoring_warnings)

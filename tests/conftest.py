@@ -280,7 +280,8 @@ def _make_run(path: Path, *, images: int = 26, seed: int = 0) -> RunStore:
     store.write_scores(frame)
     store.write_attributions(pd.DataFrame(rows))
     store.write_maps(maps)
-    store.write_thumbs(thumbs)
+    for image_id, jpeg in thumbs.items():
+        store.write_thumb(image_id, jpeg)
     store.write_sanity(_sanity(list(thumbs), rng))
     store.write_interventions(_interventions(list(thumbs), rng))
     store.write_run(_record(frame, images, 7 * images))

@@ -13,15 +13,22 @@ from PIL import Image
 from reports.figures import (
     lag_profile,
     measures_by_method,
-    overlay_png,
+    multiples_of_floor,
     path_shares,
+    quality_against_time,
     scores_by_beam,
     trial_drops,
 )
+from reports.overlay import overlay_png
 from reports.records import MethodInfo, MetricRow
 from reports.stats import Interval
 from reports.store import RunStore
-from reports.summary import Estimate, summarise
+from reports.summary import Estimate, Summary, summarise
+
+
+@pytest.fixture(scope="module")
+def summary(finished_run: Path) -> Summary:
+    return summarise(RunStore(finished_run))
 
 
 def method(name: str, label: str) -> MethodInfo:
@@ -44,13 +51,14 @@ def texts(svg: str) -> list[str]:
     return [element.text or "" for element in ET.fromstring(svg.replace("xlink:", "")).iter("text")]
 
 
-def test_equal_input_gives_equal_bytes(finished_run: Path) -> None:
-    summary = summarise(RunStore(finished_run))
+def test_equal_input_gives_equal_bytes(summary: Summary) -> None:
     assert draw() == draw()
     assert path_shares(summary.paths) == path_shares(summary.paths)
     assert scores_by_beam(summary.record.metrics) == scores_by_beam(summary.record.metrics)
     assert lag_profile(summary.lags) == lag_profile(summary.lags)
     assert trial_drops(summary.trial) == trial_drops(summary.trial)
+    assert quality_against_time(POINTS, "CIDEr") == quality_against_time(POINTS, "CIDEr")
+    assert multiples_of_floor({"a": {"b": 2.0}}) == multiples_of_floor({"a": {"b": 2.0}})
 
 
 def test_axes_name_measure_range_and_direction() -> None:
@@ -87,8 +95,7 @@ def test_the_best_method_of_a_group_comes_first_and_one_without_a_value_last(mea
     assert shown == expected
 
 
-def test_the_lag_profile_has_a_line_per_word_class_and_the_trial_a_panel_per_drop(finished_run: Path) -> None:
-    summary = summarise(RunStore(finished_run))
+def test_the_lag_profile_has_a_line_per_word_class_and_the_trial_a_panel_per_drop(summary: Summary) -> None:
     shown = texts(lag_profile(summary.lags) or "")
     assert {"Mass", "Pointing", "colour", "shape", "relation", "−2", "2"} <= set(shown)
     assert "all words" not in shown, "it would hide the classes"
@@ -102,12 +109,70 @@ def test_differences_that_are_rounding_errors_do_not_fill_a_panel() -> None:
     assert {"0.98", "1.00", "1.02"} <= set(shown), shown
 
 
+POINTS = {
+    "beam size 1": (7.4, Interval(6.13, 6.09, 6.17, 100)),
+    "beam size 5": (8.4, Interval(6.29, 6.25, 6.33, 100)),
+}
+
+
+def places(svg: str, colour: str) -> list[tuple[float, float]]:
+    """Where marks of a colour are drawn."""
+    found = re.findall(rf'<use [^>]*x="([\d.]+)" y="([\d.]+)" style="fill: var\({colour}\)', svg)
+    return [(float(x), float(y)) for x, y in found]
+
+
+def test_each_beam_size_is_a_labelled_point_and_axes_say_what_they_are() -> None:
+    svg = quality_against_time(POINTS, "CIDEr") or ""
+    shown = texts(svg)
+    for text in (*POINTS, "milliseconds per image, lower is better", "CIDEr, 0 to 10", "higher is better"):
+        assert text in shown
+    (first, second) = places(svg, "--accent")
+    assert first[0] < second[0]
+    assert first[1] > second[1]
+
+
+def test_small_differences_in_time_and_quality_stay_small() -> None:
+    close = {
+        "beam size 1": (10.0, Interval(6.2, 6.1, 6.3, 9)),
+        "beam size 3": (10.1, Interval(6.2001, 6.1, 6.3, 9)),
+    }
+    svg = quality_against_time(close, "CIDEr") or ""
+    width = float((re.search(r'viewBox="0 0 ([\d.]+)', svg) or [""] * 2)[1])
+    (first, second) = places(svg, "--accent")
+    assert second[0] - first[0] < 0.1 * width
+    assert abs(second[1] - first[1]) < 1
+
+
+def test_bars_are_as_long_as_the_multiple_of_the_floor() -> None:
+    svg = multiples_of_floor({"decoder": {"fast": 1.0, "slow": 2.0}, "training": {"<slower>": 4.0}}) or ""
+    assert {"fast", "slow", "<slower>", "1.00", "2.00", "4.00", "the floor"} <= set(texts(svg))
+    bars = re.findall(
+        r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*" clip-path="[^"]*" style="fill: var\(--accent\)', svg
+    )
+    first, second, third = (float(end) - float(start) for start, end in bars)
+    assert (second / first, third / first) == pytest.approx((2, 4), rel=1e-3)
+
+
+def test_text_is_no_smaller_on_a_narrow_screen_and_hardly_larger_on_a_wide_one() -> None:
+    floors = multiples_of_floor({"a": {"b": 2.0}})
+    for svg in (draw(), quality_against_time(POINTS, "CIDEr") or "", floors or ""):
+        found = re.search(r'min-width: (\d+)px; max-width: min\(62rem, (\d+)px\)" viewBox="0 0 ([\d.]+)', svg)
+        assert found
+        least, most, width = map(float, found.groups())
+        assert least == pytest.approx(width, abs=1)
+        assert most == pytest.approx(1.28 * width, abs=1)
+
+
 def test_nothing_to_draw_is_none() -> None:
     assert scores_by_beam([MetricRow("BLEU-4", 1, None, "0 to 1", True, None, None, 0, "no caption")]) is None
     assert measures_by_method({}, [[method("m", "A")]], ["mass"], name="x", title="t") is None
     assert path_shares({}) is None
     assert lag_profile({}) is None
     assert trial_drops({}) is None
+    assert multiples_of_floor({}) is None
+    assert multiples_of_floor({"decoder": {}}) is None
+    assert quality_against_time({}, "CIDEr") is None
+    assert quality_against_time(dict(list(POINTS.items())[:1]), "CIDEr") is None
     assert trial_drops({"all words": {"gate": found(0.5)}}) is None
 
 

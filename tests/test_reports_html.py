@@ -1,8 +1,11 @@
 """The report: one safe file made from the run directory alone."""
 
+import base64
 import dataclasses
-import io
+import hashlib
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,12 +15,13 @@ from pathlib import Path
 import html5lib
 import numpy as np
 import pytest
-from PIL import Image
 
 from reports.estimates import OPERATED
-from reports.html import SHOWN_WORDS, render_report, write_report
+from reports.gallery import Wanted
+from reports.html import STRIPS, render_report, write_report
 from reports.legend import CAPTIONS, MEASURES, OPERATORS, measure_of
 from reports.maps import map_key
+from reports.page import SCRIPTS
 from reports.records import (
     AGREEMENT,
     EXTRAS,
@@ -34,7 +38,9 @@ from reports.records import (
     from_json,
     to_json,
 )
+from reports.samples import WORDS
 from reports.store import RunStore
+from reports.strips import SHOWN_WORDS
 
 ROOT = Path(__file__).parents[1]
 ATTACKS = (
@@ -51,13 +57,27 @@ def parse(page: str) -> list:
     return list(parser.parse(page).iter())
 
 
+def markup(page: str) -> str:
+    """The page without what stands in its scripts."""
+    return re.sub(r"(<script[^>]*>).*?(</script>)", r"\1\2", page, flags=re.DOTALL)
+
+
+def rendered(store: RunStore) -> str:
+    return render_report(store).html
+
+
+def gallery_of(page: str) -> dict:
+    """The data of the sample browser."""
+    return json.loads(re.search(r'id="data-gallery">(.*?)</script>', page, re.DOTALL).group(1))
+
+
 def edit_run(store: RunStore, **fields: object) -> None:
     store.write_run(dataclasses.replace(store.read_run(), **fields))
 
 
 @pytest.fixture(scope="module")
 def page(finished_run: Path) -> str:
-    return render_report(RunStore(finished_run))
+    return rendered(RunStore(finished_run))
 
 
 def test_the_page_is_valid_html_with_unique_ids(page: str) -> None:
@@ -66,41 +86,62 @@ def test_the_page_is_valid_html_with_unique_ids(page: str) -> None:
     assert [name for name, count in ids.items() if count > 1] == []
     targets = [element.get("href") for element in elements if element.tag == "a"]
     assert targets
-    assert all(target[0] == "#" and target[1:] in ids for target in targets)
+    assert all(target[0] == "#" for target in targets)
+    assert all(target[1:] in ids for target in targets if "=" not in target)
+    known = {f"#id={image_id}&variant=beam%20size%205" for image_id in gallery_of(page)["ids"]}
+    links = {target for target in targets if "=" in target}
+    assert len(links) == STRIPS
+    assert links <= known
 
 
-def test_the_page_asks_no_network_and_runs_no_script(page: str) -> None:
+def test_the_page_asks_no_network_and_runs_one_script(page: str) -> None:
     elements = parse(page)
-    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {e.tag for e in elements}
+    assert not {"link", "iframe", "object", "embed", "base", "form"} & {e.tag for e in elements}
+    scripts = Counter(e.get("type") for e in elements if e.tag == "script")
+    assert scripts[None] == 1
+    assert set(scripts) == {None, "application/json"}
     sources = [
         e.get(name) for e in elements for name in ("src", "srcset", "data", "action", "poster") if e.get(name)
     ]
     links = [value for e in elements for key, value in e.attrib.items() if str(key).endswith("href")]
-    styles = re.findall(r"url\(([^)]*)\)|@import", page)
+    styles = re.findall(r"url\(([^)]*)\)|@import", markup(page))
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert all(link.startswith("#") for link in links)
     assert all(style.startswith(("data:image/jpeg;base64,", "#")) for style in styles)
     assert not [key for e in elements for key in e.attrib if str(key).lower().startswith("on")]
 
 
-def test_the_page_forbids_all_but_its_own_style_and_pictures(page: str) -> None:
+def test_the_page_forbids_all_but_its_own_style_pictures_and_script(page: str) -> None:
     policy = next(e.get("content") for e in parse(page) if e.get("http-equiv") == "Content-Security-Policy")
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    (script,) = (e.text for e in parse(page) if e.tag == "script" and e.get("type") is None)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert rules == {
         "default-src": "'none'", "img-src": "data:", "style-src": "'unsafe-inline'", "base-uri": "'none'",
-        "form-action": "'none'",
+        "form-action": "'none'", "script-src": f"'sha256-{digest}'",
     }  # fmt: skip
 
 
 def test_no_template_switches_escaping_off() -> None:
-    templates = list((ROOT / "reports/templates").iterdir())
+    templates = list((ROOT / "reports/templates").glob("*.*"))
     assert templates
     for path in templates:
-        assert not re.search(r"\|\s*safe|autoescape|Markup|<script", path.read_text()), path.name
+        assert not re.search(r"\|\s*safe|autoescape|Markup", path.read_text()), path.name
+        assert ("<script" in path.read_text()) == (path.name == "page.html.j2"), path.name
+
+
+def test_the_script_never_makes_markup_or_code_of_text() -> None:
+    scripts = list((ROOT / "reports/templates/gallery").glob("*.js"))
+    assert {path.name for path in scripts} == set(SCRIPTS)
+    ways = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|setTimeout\(['\"]|srcdoc"
+    for path in scripts:
+        assert not re.search(ways, path.read_text()), path.name
 
 
 def test_tables_are_semantic(page: str) -> None:
-    for table in (element for element in parse(page) if element.tag == "table"):
+    elements = parse(page)
+    filled_by_script = {e for e in elements if e.get("id") == "samples" for e in e.iter()}
+    for table in (e for e in elements if e.tag == "table" and e not in filled_by_script):
         heads = list(table.iter("th"))
         assert heads
         assert all(head.get("scope") in ("col", "row", "rowgroup") for head in heads)
@@ -110,12 +151,21 @@ def test_tables_are_semantic(page: str) -> None:
 
 def test_the_verdict_comes_first_and_provenance_last(page: str) -> None:
     order = [e.get("id") for e in parse(page) if e.tag == "section"]
-    assert order == ["verdict", "evaluated", "scores", "explanations", "gaze", "extremes", "provenance"]
+    assert order == [
+        "verdict",
+        "scores",
+        "beams",
+        "explanations",
+        "browse",
+        "words",
+        "throughput",
+        "provenance",
+    ]
 
 
-def test_every_explained_image_has_its_strip_with_three_methods_and_every_word(page: str) -> None:
+def test_some_explained_images_have_a_strip_with_three_methods_and_every_word(page: str) -> None:
     strips = [e for e in parse(page) if e.get("class") == "strip"]
-    assert len(strips) == 26
+    assert len(strips) == STRIPS
     for strip in strips:
         table = next(strip.iter("table"))
         words = [e for e in table.iter("th") if e.get("scope") == "col"]
@@ -125,7 +175,7 @@ def test_every_explained_image_has_its_strip_with_three_methods_and_every_word(p
 
 
 def test_equal_runs_give_equal_reports(finished_run: Path, page: str) -> None:
-    assert render_report(RunStore(finished_run)) == page
+    assert rendered(RunStore(finished_run)) == page
 
 
 def test_the_report_lies_in_the_run_or_where_it_is_asked_for(example_run: Path, tmp_path: Path) -> None:
@@ -185,7 +235,7 @@ def poison(store: RunStore, attack: str) -> None:
     methods = ("attention", "grid_integrated_gradients", "pixel_saliency")
     maps = store.read_maps(map_key("scene-000", 5, method) for method in methods)
     store.write_maps({key.replace("scene-000", "scene-000" + held): value for key, value in maps.items()})
-    store.write_thumbs({"scene-000" + held: store.read_thumbs(["scene-000"])["scene-000"]})
+    store.write_thumb("scene-000" + held, store.read_thumbs(["scene-000"])["scene-000"])
 
 
 def count_tags(elements: list) -> Counter[str]:
@@ -200,7 +250,7 @@ def harmless_tags(
 ) -> Counter[str]:
     store = make_run(tmp_path_factory.mktemp("harmless") / "run", images=1)
     poison(store, " and more")
-    return count_tags(parse(render_report(store)))
+    return count_tags(parse(rendered(store)))
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=["markup", "quotes", "controls", "length"])
@@ -209,7 +259,7 @@ def test_no_text_of_a_stranger_becomes_markup(
 ) -> None:
     store = make_run(tmp_path / "run", images=1)
     poison(store, attack)
-    elements = parse(render_report(store))
+    elements = parse(render_report(store, with_paths=True).html)
     assert count_tags(elements) == harmless_tags
     assert harmless_tags["img"] == 21
     assert not [key for e in elements for key in e.attrib if str(key).lower().startswith("on")]
@@ -226,13 +276,16 @@ def test_a_caption_of_two_thousand_words_is_shown_in_part(example_run: Path) -> 
     long = dataclasses.replace(rows[2], words=words, caption=" ".join(words), word_log_probs=(-0.1,) * 2000)
     assert long.beam_size == 5
     (example_run / "captions.jsonl").unlink()
-    store.append_captions([long, *rows[3:]])
+    store.append_captions([long, *rows[3:12]])
     store.write_maps({map_key(long.image_id, 5, "attention"): np.ones((2000, 14, 14), np.float16)})
-    page = render_report(store)
+    page = rendered(store)
     parse(page)
-    assert f"{2000 - SHOWN_WORDS:,}".replace(",", "") + " more words are not shown" in page
-    assert page.count("<img") == SHOWN_WORDS
+    assert f"{2000 - SHOWN_WORDS:,} more words are not shown" in page
+    assert markup(page).count("<img") == SHOWN_WORDS
     assert len(page) < 2_000_000
+    sample = json.loads(re.search(r'id="data-sample-0">(.*?)</script>', page, re.DOTALL).group(1))
+    assert len(sample["2"]["words"]) == WORDS
+    assert len(base64.b64decode(sample["2"]["maps"]["attention"])) == WORDS * 14 * 14
 
 
 def test_data_without_ground_truth_is_reported_without_localisation(example_run: Path) -> None:
@@ -246,12 +299,12 @@ def test_data_without_ground_truth_is_reported_without_localisation(example_run:
     assert frame is not None
     names = [f"{name}{mark}" for name in LOCALISATION for mark in ("", "_null", "_ceiling")]
     store.write_attributions(frame.assign(**dict.fromkeys(names, np.nan), region=None))
-    page = render_report(store)
+    page = rendered(store)
     text = "".join(parse(page)[0].itertext())
     assert "Localisation was not measured: these photographs have no masks." in text
     assert "These photographs have no masks." in text, "the verdict says so too"
     assert "hit " not in text
-    assert page.count('class="strip"') == 26
+    assert page.count('class="strip"') == STRIPS
 
 
 def test_the_headline_of_the_explanations_comes_before_their_numbers(page: str) -> None:
@@ -296,8 +349,9 @@ def test_a_method_that_failed_a_gate_is_struck_out_with_the_reason_and_in_no_fig
 def test_what_must_be_said_of_the_grid_stands_at_every_figure_of_maps_and_every_strip(page: str) -> None:
     said = "The grid has 14 × 14 cells, pooled up from 8 × 8."
     elements = parse(page)
-    captions = ["".join(e.itertext()) for e in elements if e.tag == "figcaption"]
-    assert [said in caption for caption in captions] == [False] + [True] * 6, "the first shows caption scores"
+    section = next(e for e in elements if e.get("id") == "explanations")
+    captions = ["".join(e.itertext()) for e in section.iter("figcaption")]
+    assert [said in caption for caption in captions] == [True] * 6
     assert all(said in "".join(e.itertext()) for e in elements if e.get("class") == "strip")
 
 
@@ -333,7 +387,7 @@ def test_every_stored_measure_has_a_legend(column: str) -> None:
 
 
 def test_a_run_of_before_the_benchmark_has_its_report(old_run: Path) -> None:
-    page = render_report(RunStore(old_run))
+    page = rendered(RunStore(old_run))
     elements = parse(page)
     headings = [e.text for e in elements if e.tag == "h3"]
     assert "Localisation: is the map where the word’s thing is?" in headings
@@ -341,20 +395,21 @@ def test_a_run_of_before_the_benchmark_has_its_report(old_run: Path) -> None:
     assert not any(
         "Faithfulness" in (h or "") or "trial" in (h or "") or "Sanity" in (h or "") for h in headings
     )
-    assert page.count('class="strip"') == 26
+    assert page.count('class="strip"') == STRIPS
     assert "Attention was not put on trial in this run." in page
-    assert not re.search(r"\b(nan|inf|None)\b", re.sub(r"base64,[^\")]*", "", page))
+    assert not re.search(r"\b(nan|inf|None)\b", re.sub(r"base64,[^\")]*", "", markup(page)))
 
 
 def test_a_run_that_explained_nothing_says_how_to(example_run: Path) -> None:
     store = RunStore(example_run)
-    for name in ("attributions.parquet", "maps.npz", "thumbs/index.json"):
+    for name in ("attributions.parquet", "maps.npz"):
         (example_run / name).unlink()
+    shutil.rmtree(example_run / "thumbs")
     edit_run(store, explanations=None)
-    page = render_report(store)
+    page = rendered(store)
     assert "This run explained no captions; <code>--explain 64</code> does." in page
     assert "No maps are stored in this run." in page
-    assert "<img" not in page
+    assert "<img" not in markup(page)
     parse(page)
 
 
@@ -367,18 +422,18 @@ def test_a_run_of_hardly_any_images_has_a_report(
         for path in (p for p in store.path.rglob("*") if p.is_file() and p.name != "run.json"):
             path.unlink()
         edit_run(store, metrics=(), images=ImageCounts(1, 0, 1))
-    page = render_report(store)
+    page = rendered(store)
     parse(page)
     assert ("one image: no interval" in page) == (images == 1)
     assert ("No image was captioned" in page) == (images == 0)
-    assert not re.search(r"\b(nan|inf|None)\b", re.sub(r"base64,[^\")]*", "", page))
+    assert not re.search(r"\b(nan|inf|None)\b", re.sub(r"base64,[^\")]*", "", markup(page)))
 
 
 def test_a_measure_that_could_not_be_computed_says_why(example_run: Path) -> None:
     store = RunStore(example_run)
     row = MetricRow("SPICE", 5, None, "0 to 1", True, None, None, 0, "there is no Java")
     edit_run(store, metrics=(*store.read_run().metrics, row))
-    page = render_report(store)
+    page = rendered(store)
     assert "SPICE was not computed: there is no Java." in page
     assert "not computed" in page
 
@@ -386,22 +441,62 @@ def test_a_measure_that_could_not_be_computed_says_why(example_run: Path) -> Non
 def test_many_failures_are_listed_up_to_a_bound(example_run: Path) -> None:
     store = RunStore(example_run)
     store.append_failures(Failure(f"image-{n}", "it is truncated") for n in range(5000))
-    page = render_report(store)
+    page = rendered(store)
     assert "5000 images failed" in page
     assert page.count("it is truncated") == 200
 
 
-def test_the_report_of_64_explained_images_stays_small(
-    make_run: Callable[..., RunStore], tmp_path: Path
+def test_pictures_are_those_of_the_images_asked_for(finished_run: Path) -> None:
+    store = RunStore(finished_run)
+    few, none = (gallery_of(render_report(store, wanted=Wanted(n)).html) for n in (5, 0))
+    assert len(few["pictures"]) == len(few["shown"]) == len(few["explained"]) == 5
+    assert none["pictures"] == none["shown"] == []
+    assert len(few["ids"]) == len(none["ids"]) == 26
+    assert gallery_of(rendered(store))["pictures"] == list(range(26))
+
+
+def test_a_bundle_holds_every_picture_and_map_beside_its_page(finished_run: Path, tmp_path: Path) -> None:
+    page = write_report(finished_run, bundle=tmp_path / "bundle")
+    assert page == tmp_path / "bundle/index.html"
+    assert len(list((tmp_path / "bundle/pictures").iterdir())) == 26
+    assert len(list((tmp_path / "bundle/data").iterdir())) == 27
+    policy = next(e.get("content") for e in parse(page.read_text()) if e.get("http-equiv"))
+    assert "img-src data: 'self'" in policy
+    again = {p: p.read_bytes() for p in (tmp_path / "bundle").rglob("*") if p.is_file()}
+    write_report(finished_run, bundle=tmp_path / "bundle")
+    assert {p: p.read_bytes() for p in (tmp_path / "bundle").rglob("*") if p.is_file()} == again
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_bundle_replaces_nothing_but_a_bundle(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="is not a bundle; give a new or empty folder"):
+        write_report(finished_run, bundle=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_absolute_paths_are_left_out_unless_asked_for(example_run: Path) -> None:
+    store = RunStore(example_run)
+    edit_run(store, command="gazebench eval /home/ann/secret/best.pth", warnings=("see /home/ann/notes.txt",))
+    store.append_failures([Failure("a.jpg", "/home/ann/pictures/a.jpg is truncated")])
+    page = rendered(store)
+    assert "/home" not in page
+    assert "ann" not in re.findall(r"\w+", markup(page))
+    assert "gazebench eval …/best.pth" in page
+    assert "/home/ann/secret/best.pth" in render_report(store, with_paths=True).html
+
+
+def test_maps_that_would_make_the_page_too_large_are_left_out(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = make_run(tmp_path / "run", images=64)
-    noise = np.random.default_rng(0)
-    buffer = io.BytesIO()
-    Image.fromarray(noise.integers(0, 256, (224, 224, 3), dtype=np.uint8)).save(buffer, "JPEG", quality=88)
-    store.write_thumbs({f"scene-{n:03d}": buffer.getvalue() for n in range(64)})
-    page = render_report(store)
-    assert page.count('class="strip"') == 48
-    assert len(page) < 6_000_000
+    whole = gallery_of(rendered(RunStore(finished_run)))
+    monkeypatch.setattr("reports.gallery.MAP_BYTES", 100_000)
+    page = rendered(RunStore(finished_run))
+    kept = gallery_of(page)["explained"]
+    assert 0 < len(kept) < len(whole["explained"]) == 26
+    for place in range(26):
+        sample = json.loads(re.search(rf'id="data-sample-{place}">(.*?)</script>', page, re.DOTALL).group(1))
+        assert bool(sample["2"]["maps"]) == (place in kept)
 
 
 def test_a_directory_that_is_no_run_is_one_clear_error(tmp_path: Path) -> None:

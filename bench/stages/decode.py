@@ -1,10 +1,15 @@
 """Decoding: from pictures to captions.jsonl, every beam size in one pass over the images."""
 
-from collections.abc import Callable, Iterator, Sequence
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from bench.data.base import CaptionedImage
@@ -16,6 +21,20 @@ from models.captioner import Captioner
 from models.errors import PictureError
 from reports.records import Alternative, CaptionRow, Failure
 from reports.store import RunStore
+from reports.wording import beam
+
+THUMB = 224
+"""Longest side of the pictures that a run keeps for its reports, in pixels."""
+PICTURES = "pictures"
+"""Names the time that reading and encoding pictures takes, in what `decode` returns."""
+
+
+class _Read(NamedTuple):
+    """A picture as the model sees it."""
+
+    image: CaptionedImage
+    pixels: Float[Tensor, "3 height width"]
+    thumb: bytes
 
 
 def decode(
@@ -30,8 +49,8 @@ def decode(
     rules: DecodingRules = DECODINGS["default"],
     n_best: int = 1,
     max_steps: int | None = None,
-) -> None:
-    """Captions images and appends the captions to the run, batch by batch.
+) -> Mapping[str, float]:
+    """Captions images and appends the captions to the run, batch by batch, with a small copy of each picture.
 
     Each picture is read and encoded once for all beam sizes. A picture that can't be read becomes a row without a
     caption, with the reason, and a line in failures.jsonl. Nothing is written before one picture was captioned.
@@ -45,8 +64,11 @@ def decode(
         done: (image id, beam size) pairs that the run holds already.
         begin: called once, before anything is written.
         rules: what may be said, and which caption is the best.
-        n_best: captions kept of each image and beam size.
+        n_best: captions kept of each image and beam size; a beam holds no more than its size.
         max_steps: longest caption; None for the model's own limit.
+
+    Returns:
+        Seconds by what they were spent on: `PICTURES`, and each beam size ("beam size 5").
 
     Raises:
         DataError: if not one picture could be read.
@@ -57,51 +79,78 @@ def decode(
     if done:
         begin()
     begun = bool(done)
-    search = partial(beam_search, captioner, rules=rules, n_best=n_best, max_steps=max_steps)
+    seconds = dict.fromkeys([PICTURES, *map(beam, beam_sizes)], 0.0)
+    search = partial(beam_search, captioner, rules=rules, max_steps=max_steps)
     batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
     for batch in track(batches, total=len(batches), label="decoding", unit="batches"):
-        read = list(_read(captioner, batch))
-        for image, problem in read:
-            if isinstance(problem, PictureError):
-                failures.append(Failure(image.image_id, str(problem)))
-                captions.extend(_failed_row(image, size, str(problem)) for size in beam_sizes)
-        good = [(image, pixels) for image, pixels in read if isinstance(pixels, Tensor)]
+        with _timed(captioner, seconds, PICTURES):
+            read = [_read(captioner, image) for image in batch]
+        for image, found in zip(batch, read, strict=True):
+            if isinstance(found, Failure):
+                failures.append(found)
+                captions.extend(_failed_row(image, size, found.reason) for size in beam_sizes)
+        good = [found for found in read if isinstance(found, _Read)]
         if good:
-            captions.extend(_caption(captioner, good, beam_sizes, search))
+            captions.extend(_caption(captioner, good, beam_sizes, n_best, search, seconds))
             if not begun:
                 begin()
             begun = True
         if begun:
+            for picture in good:
+                store.write_thumb(picture.image.image_id, picture.thumb)
             store.append_failures(failures)
             store.append_captions(row for row in captions if (row.image_id, row.beam_size) not in done)
             captions, failures = [], []
     if not begun:
         raise DataError(f"not one of {len(todo)} pictures could be read; the first: {failures[0].reason}")
+    return seconds
 
 
-def _read(
-    captioner: Captioner, images: Sequence[CaptionedImage]
-) -> Iterator[tuple[CaptionedImage, Float[Tensor, "3 height width"] | PictureError]]:
-    for image in images:
-        try:
-            yield image, captioner.preprocessing(image.picture())
-        except PictureError as error:
-            yield image, error
+def _read(captioner: Captioner, image: CaptionedImage) -> _Read | Failure:
+    try:
+        view = captioner.preprocessing.view(image.picture())
+    except PictureError as error:
+        return Failure(image.image_id, str(error))
+    return _Read(image, captioner.preprocessing(view), _thumb(view))
+
+
+def _thumb(view: Image.Image) -> bytes:
+    """What the model sees, as a JPEG without the original's metadata."""
+    small = Image.new("RGB", view.size)
+    small.paste(view)
+    small.thumbnail((THUMB, THUMB))
+    content = io.BytesIO()
+    small.save(content, format="JPEG", quality=85)
+    return content.getvalue()
+
+
+@contextmanager
+def _timed(captioner: Captioner, seconds: dict[str, float], spent_on: str) -> Iterator[None]:
+    """Adds the time that the block takes, with what a GPU still does when it ends."""
+    started = time.perf_counter()
+    yield
+    if captioner.device.type == "cuda":
+        torch.cuda.synchronize(captioner.device)
+    seconds[spent_on] += time.perf_counter() - started
 
 
 @torch.no_grad()
 def _caption(
     captioner: Captioner,
-    batch: Sequence[tuple[CaptionedImage, Float[Tensor, "3 height width"]]],
+    batch: Sequence[_Read],
     beam_sizes: Sequence[int],
+    n_best: int,
     search: Callable[..., list[list[Hypothesis]]],
+    seconds: dict[str, float],
 ) -> Iterator[CaptionRow]:
-    annotations = captioner.encode(torch.stack([pixels for _, pixels in batch]).to(captioner.device))
-    memory = captioner.decoder.remember(annotations)
+    with _timed(captioner, seconds, PICTURES):
+        annotations = captioner.encode(torch.stack([found.pixels for found in batch]).to(captioner.device))
+        memory = captioner.decoder.remember(annotations)
     for size in beam_sizes:
-        found = search(annotations, size, memory=memory)
-        for (image, _), hypotheses in zip(batch, found, strict=True):
-            yield caption_row(captioner, image, size, hypotheses)
+        with _timed(captioner, seconds, beam(size)):
+            found = search(annotations, size, n_best=min(n_best, size), memory=memory)
+        for picture, hypotheses in zip(batch, found, strict=True):
+            yield caption_row(captioner, picture.image, size, hypotheses)
 
 
 def caption_row(

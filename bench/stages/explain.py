@@ -128,7 +128,7 @@ def explain(
     seconds, words, sane = Counter[str](), 0, list[dict[str, object]]()
     with store.writing_explanations() as explanations:
         for found in track(results, total=len(images), label="explaining", unit="images"):
-            explanations.append(found.image_id, found.rows, found.maps, found.thumb)
+            explanations.append(found.rows, found.maps)
             seconds.update(found.seconds)
             words += found.words
             sane += found.sane
@@ -189,10 +189,8 @@ class _Work(NamedTuple):
 class _Explained(NamedTuple):
     """All that was found of one image."""
 
-    image_id: str
     rows: list[dict[str, object]]
     maps: dict[str, Float16[np.ndarray, "word rows cols"]]
-    thumb: bytes
     sane: list[dict[str, object]]
     seconds: dict[str, float]
     """CPU time of each method."""
@@ -226,7 +224,7 @@ def _explain_one(work: _Work, number: int, image: CaptionedImage, row: CaptionRo
         quick = [m for m in methods if work.options.thorough or m.resolution == "grid" or m.forward <= 1]
         tested = sanity(caption, quick, seed=caption.seed, thorough=work.options.thorough)
         sane = [{"image_id": image.image_id, **test._asdict()} for test in tested]
-    return _Explained(image.image_id, rows, maps, seen.thumb, sane, seconds, caption.words)
+    return _Explained(rows, maps, sane, seconds, caption.words)
 
 
 def _described(method: Method, captioner: Captioner, seconds_per_word: float) -> MethodInfo:

@@ -5,7 +5,6 @@ and for attention maps of other images. What is kept of them does not grow with 
 """
 
 import hashlib
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,8 +46,6 @@ class Observed:
     classes: tuple[str, ...]
     regions: tuple[WordRegion | None, ...]
     """At the resolution of what the model sees."""
-    thumb: bytes
-    """What the model sees, as a JPEG."""
 
     @property
     def places(self) -> tuple[Place | None, ...]:
@@ -79,7 +76,7 @@ def observe(
         found = ground_truth.regions(image, row.words)
         regions = tuple(None if region is None else _seen(captioner, region) for region in found)
     looked = _look(captioner, view, row)
-    return Observed(image, row, *looked, _classes(row, ground_truth), regions, _thumb(view))
+    return Observed(image, row, *looked, _classes(row, ground_truth), regions)
 
 
 class _Look(NamedTuple):
@@ -110,15 +107,6 @@ def _seen(captioner: Captioner, region: WordRegion) -> WordRegion | None:
     if union is None or (region.unique is not None and unique is None):
         return None
     return WordRegion(unique, union, other, distractors)
-
-
-def _thumb(view: Image.Image) -> bytes:
-    """What the model sees, as a JPEG without the original's metadata."""
-    small = view.copy()
-    small.thumbnail((224, 224))
-    content = io.BytesIO()
-    small.save(content, format="JPEG", quality=88)
-    return content.getvalue()
 
 
 @dataclass(frozen=True)

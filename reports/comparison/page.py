@@ -1,0 +1,144 @@
+"""The page of a comparison, made from run directories alone; compare.json and compare.md are written beside it."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from reports.comparison import figures, tables
+from reports.comparison.compare import Comparison, compare
+from reports.comparison.explanations import struck_methods
+from reports.comparison.markdown import as_markdown
+from reports.comparison.output import Shown, as_json, shown_ids
+from reports.comparison.runs import ComparedRun
+from reports.comparison.scores import ALPHA
+from reports.gallery import Gallery, Wanted, gallery
+from reports.page import Page, render
+from reports.samples import Variant
+from reports.store import write_atomically
+
+
+def write_comparison(
+    runs: Sequence[str],
+    out: Path,
+    *,
+    beam_size: int | None = None,
+    images: Wanted = Wanted(),  # noqa: B008 - never changed
+    with_paths: bool = False,
+    command: str = "",
+) -> Comparison:
+    """Compares runs and writes a page, and beside it the same as JSON and as Markdown.
+
+    Args:
+        runs: two to eight directories, each maybe with @K for its beam size; the first is what others stand beside.
+        out: the page; the other files have its stem.
+        beam_size: of runs that name none; None for the largest that all have.
+        images: how many pictures the sample browser shows.
+        with_paths: whether absolute paths are shown, which name users and machines.
+        command: what makes this comparison again.
+
+    Returns:
+        What was found; `RunError` if the runs can't be compared, and then nothing is written.
+    """
+    comparison = compare(runs, beam_size=beam_size, with_paths=with_paths, command=command)
+    shown = shown_ids(with_paths=with_paths)
+    files = {
+        out: render_comparison(comparison, images=images, with_paths=with_paths).html,
+        out.with_suffix(".json"): as_json(comparison, shown=shown),
+        out.with_suffix(".md"): as_markdown(comparison, shown=shown),
+    }
+    for path, text in files.items():
+        with write_atomically(path) as file:
+            file.write(text.encode())
+    return comparison
+
+
+def render_comparison(
+    comparison: Comparison,
+    *,
+    images: Wanted = Wanted(),  # noqa: B008 - never changed
+    with_paths: bool = False,
+) -> Page:
+    """The page as text; an equal comparison gives the same text."""
+    shown = shown_ids(with_paths=with_paths)
+    figure = figures.differences(comparison)
+    return render(
+        "compare.html.j2",
+        gallery=_gallery(comparison, images, shown),
+        comparison=comparison,
+        names=[run.name for run in comparison.runs],
+        warnings=[*comparison.warnings, *comparison.left_out],
+        alpha=ALPHA,
+        tests=sum(len(pair.tests) for pair in comparison.pairs),
+        shown_id=shown,
+        pictures=_pictures(comparison),
+        # Markup is right here: matplotlib drew the figure and escaped the labels in it as XML.
+        figure=Markup(figure) if figure else None,  # noqa: S704
+        scores=tables.scores(comparison),
+        others=tables.others(comparison),
+        matrices=tables.matrices(comparison),
+        swaps=[tables.swaps(against) for against in comparison.against],
+        explained=[tables.explained(comparison, against) for against in comparison.against],
+        paces=[tables.paces(against) for against in comparison.against],
+        decoding=tables.decoding(comparison.runs),
+        runs=tables.runs(comparison),
+        settings=tables.settings(comparison),
+    )
+
+
+def _pictures(comparison: Comparison) -> dict[str, str]:
+    """Of the captions that lost and gained most, in base64; the first run that has a picture gives it."""
+    shown = [
+        row.image_id for a in comparison.against for row in (*a.captions.lost, *a.captions.gained)
+    ]  # fmt: skip
+    found: dict[str, bytes] = {}
+    for run in comparison.runs:
+        found |= run.store.read_thumbs(i for i in dict.fromkeys(shown) if i not in found)
+    return {image_id: base64.b64encode(jpeg).decode() for image_id, jpeg in found.items()}
+
+
+def _gallery(comparison: Comparison, wanted: Wanted, shown: Shown) -> Gallery:
+    """The sample browser, with a take for each run, the second beside the first."""
+    infos = [run.record.explanations for run in comparison.runs]
+    resolutions = dict.fromkeys(info.resolution for info in infos if info and info.resolution)
+    return gallery(
+        [_variant(run) for run in comparison.runs],
+        comparison.image_ids,
+        noun="run",
+        start=1,
+        base=0,
+        ranking=_ranking(comparison),
+        wanted=wanted,
+        resolution=" ".join(resolutions) or None,
+        shown_id=shown,
+        more=f"{comparison.command} --images all" if comparison.command else None,
+    )
+
+
+def _variant(run: ComparedRun) -> Variant:
+    info = run.record.explanations
+    rows = run.store.read_attributions() if info and info.beam_size == run.beam_size else None
+    if rows is not None:
+        rows = rows[(rows["beam_size"] == run.beam_size) & rows["image_id"].isin(list(run.captions))]
+    return Variant(
+        name=run.name,
+        store=run.store,
+        beam_size=run.beam_size,
+        captions=run.captions,
+        scores=run.scores,
+        attributions=rows,
+        methods=info.methods if info and rows is not None else (),
+        struck=struck_methods(run),
+        unknown_word=run.record.model.unknown_word if run.record.model else None,
+    )
+
+
+def _ranking(comparison: Comparison) -> list[str]:
+    """Images whose captions lost score beside the first run, worst first; then those that gained, best last."""
+    worst: dict[str, float] = {}
+    for against in comparison.against:
+        for image_id, difference in against.captions.differences.items():
+            if difference is not None:
+                worst[image_id] = min(difference, worst.get(image_id, difference))
+    return sorted(worst, key=lambda image_id: (worst[image_id], image_id))
