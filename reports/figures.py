@@ -101,9 +101,11 @@ def quality_against_time(points: Mapping[str, tuple[float, Interval]], metric: s
         sns.scatterplot(
             x=times, y=[found.value for found in scores], ax=ax, color=MAIN, s=70, linewidth=0, zorder=3
         )
-        # Labels go left of the first point and right of the others, where the line does not run.
-        for place, (label, (time, found)) in enumerate(points.items()):
-            beside, side = ((9, -16), "left") if place else ((-9, 9), "right")
+        # Labels go left of the first point and right of the others, where the line does not run: above the last, below
+        # the one before, as larger beams hardly differ.
+        for place, (label, (time, found)) in enumerate(reversed(points.items())):
+            is_first = place == len(points) - 1
+            beside, side = ((-9, 9), "right") if is_first else ((9, (9, -18)[place % 2]), "left")
             ax.annotate(label, (time, found.value), beside, textcoords="offset points", ha=side)
         ax.set(
             xlabel="milliseconds per image, lower is better", ylabel=f"{metric}, {unit}\nhigher is better",

@@ -1,6 +1,6 @@
-"""Which words fail: those that are said although no reference of their picture has them.
+"""Which words fail: those that no reference of their picture has, and those whose things attention misses.
 
-It needs no knowledge of the picture, so it works on every data set. It is strict: a synonym counts as missing.
+The first needs no knowledge of the picture, so it works on every data set. It is strict: a synonym counts as missing.
 """
 
 import re
@@ -46,7 +46,8 @@ def failing_words(
         attributions: rows of attributions.parquet; None where nothing was explained.
 
     Returns:
-        The words, those whose share is high for certain first: by the lower end of its interval.
+        The words: by the lower end of the interval, so that those whose share is high for certain come first; words
+        that are never missing last, those that attention hits least often first.
     """
     said: dict[str, Counter[int]] = {}
     missing: dict[str, Counter[int]] = {}
@@ -65,14 +66,19 @@ def failing_words(
     found = []
     for word, times in said.items():
         interval = None
-        if times.total() >= LEAST and missing[word].total():
+        if times.total() >= LEAST:
             counts = [(missing[word][image], count) for image, count in times.items()]
             parts, wholes = np.array(counts, np.float64).T
             interval = ratio_interval(parts, wholes)
         if interval is not None and interval.low is not None:
             mean = float(np.exp(np.minimum(logs[word], 0.0)).mean()) if word in logs else None
             found.append(WordFound(word, times.total(), interval, mean, pointing.get(word)))
-    return sorted(found, key=lambda w: (-(w.missing.low or 0.0), -w.said, w.word))
+    return sorted(found, key=_badness)
+
+
+def _badness(found: WordFound) -> tuple[float, float, int, str]:
+    hit = 1.0 if found.pointing is None else found.pointing
+    return -(found.missing.low or 0.0), hit, -found.said, found.word
 
 
 def _pointing(rows: pd.DataFrame | None) -> Mapping[str, float]:
@@ -83,7 +89,8 @@ def _pointing(rows: pd.DataFrame | None) -> Mapping[str, float]:
 
 
 def word_table(words: Sequence[WordFound]) -> Grid | None:
-    """The words that fail most; None if none does."""
+    """The first words that are missing at times or whose thing attention can hit; None if there is none."""
+    words = [found for found in words if found.missing.value or found.pointing is not None]
     if not words:
         return None
     columns = (

@@ -28,7 +28,8 @@ def test_a_planted_wrong_word_is_found_with_its_share_and_its_pictures() -> None
     rows = [said(f"right-{n}", "a dog runs", "A dog runs.") for n in range(6)]
     rows += [said(f"wrong-{n}", "a cat runs", "A dog runs.", log=np.log(0.5)) for n in range(8)]
     rows += [said(f"cat-{n}", "cat", "The cat!") for n in range(2)]
-    (worst,) = failing_words(rows)
+    worst, *others = failing_words(rows)
+    assert {found.word: found.missing.value for found in others} == {"a": 0, "dog": 0, "runs": 0}
     assert (worst.word, worst.said, worst.missing.value, worst.missing.n) == ("cat", 10, 0.8, 10)
     assert worst.missing.low < 0.8 < worst.missing.high
     assert worst.probability == pytest.approx((8 * 0.5 + 2 * np.exp(-0.1)) / 10)
@@ -37,7 +38,10 @@ def test_a_planted_wrong_word_is_found_with_its_share_and_its_pictures() -> None
 
 def test_case_punctuation_and_hyphens_of_references_do_not_matter() -> None:
     rows = [said(str(n), "a man’s t-shirt red", "A man’s T-shirt, RED; a man's too.") for n in range(LEAST)]
-    assert failing_words(rows) == []
+    found = failing_words(rows)
+    assert {word.word for word in found} == {"a", "man’s", "t-shirt", "red"}
+    assert all(word.missing.value == 0 for word in found)
+    assert word_table(found) is None
 
 
 def test_rare_words_and_captions_without_references_are_not_judged() -> None:
@@ -52,6 +56,14 @@ def test_certain_failures_come_before_rare_ones() -> None:
     ]
     rows += [said(f"c{n}", "rare", "a dog") for n in range(5)]
     assert [found.word for found in failing_words(rows)] == ["often", "rare"]
+
+
+def test_of_words_that_are_never_missing_those_come_first_that_attention_misses() -> None:
+    rows = [said(str(n), "red dog", "red dog") for n in range(5)]
+    frame = pd.DataFrame({"word": ["red", "dog"], "method": "attention", "pointing": [0.9, 0.4]})
+    found = failing_words(rows, frame)
+    assert [word.word for word in found] == ["dog", "red"]
+    assert [row.head for row in word_table(found).groups[""]] == ["dog", "red"]
 
 
 def test_pointing_is_attention_s_mean_over_the_times_that_the_word_has_a_place() -> None:
