@@ -103,7 +103,7 @@ def quality_against_time(points: Mapping[str, tuple[float, Interval]], metric: s
         )
         # Labels go left of the first point and right of the others, where the line does not run: above the last, below
         # the one before, as larger beams hardly differ.
-        for place, (label, (time, found)) in enumerate(reversed(points.items())):
+        for place, (label, (time, found)) in enumerate(list(points.items())[::-1]):
             is_first = place == len(points) - 1
             beside, side = ((-9, 9), "right") if is_first else ((9, (9, -18)[place % 2]), "left")
             ax.annotate(label, (time, found.value), beside, textcoords="offset points", ha=side)

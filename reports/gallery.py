@@ -28,7 +28,11 @@ MAP_BYTES = 6 << 20
 """All maps of a page in one file, as text; a bundle has no such limit."""
 METRICS = ("CIDEr", "BLEU-4", "METEOR", "ROUGE-L", "SPICE")
 """Metrics of single captions, the one to sort by first."""
-_LABELS = {"share_now": "Gradient through this attention", "permute_drop": "Lost when it is shuffled"}
+_LABELS = {
+    "cosine": "Cosine with attention",
+    "share_now": "Gradient through this attention",
+    "permute_drop": "Lost when it is shuffled",
+}
 """Beside a single map, where a measure’s own name would say too little."""
 _CONTROLS = ("oracle_grid", "other_image")
 """Controls that are worth a look; what an even map or noise looks like, everybody knows."""

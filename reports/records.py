@@ -1,11 +1,11 @@
 """What a run directory says, as records: run.json, the rows of captions.jsonl and of failures.jsonl."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Self, TypeVar, get_args, get_origin, get_type_hints
 
 SCHEMA_VERSION = 1
 AGREEMENT = ("cosine", "root_jsd", "top10_iou", "pearson", "spearman")
@@ -327,13 +327,27 @@ def from_json(kind: type[_R], value: object, where: str) -> _R:
             f"{where} has schema version {value.get('schema_version')!r:.40}; this program reads version "
             f"{SCHEMA_VERSION}: open it with the gazebench that wrote it"
         )
-    record: _R = _read(kind, value, where)
+    try:
+        record: _R = _reader(kind)(value)  # type: ignore[arg-type]  # every type is hashable
+    except _MismatchError as error:
+        raise RunError(f"{where}{error.place}{error.problem}") from None
     return record
 
 
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+class _MismatchError(Exception):
+    """A value is not what a record needs; the place is put together on the way out."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.place = ""
+
+    def inside(self, place: str) -> Self:
+        self.place = place + self.place
+        return self
+
+
+_Reader = Callable[[Any], Any]
 
 
 def _is_shallow(value: object, levels: int = 20) -> bool:
@@ -342,33 +356,126 @@ def _is_shallow(value: object, levels: int = 20) -> bool:
     return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
 
 
-def _read(kind: Any, value: object, where: str) -> Any:
+@cache
+def _reader(kind: Any) -> _Reader:
+    """A function from decoded JSON to a value of this type, which raises `_MismatchError`.
+
+    A run holds millions of values: what a type asks for is found out once.
+    """
     origin, parts = get_origin(kind), get_args(kind)
     if origin is UnionType:
-        return None if value is None else _read(parts[0], value, where)
-    if is_dataclass(kind) and isinstance(value, dict):
+        inner = _reader(parts[0])
+        return lambda value: None if value is None else inner(value)
+    if is_dataclass(kind):
         assert isinstance(kind, type)
-        hints = _hints(kind)
-        required = (field.name for field in fields(kind) if field.default is MISSING)
+        return _record_reader(kind)
+    if origin is tuple:
+        return _sequence_reader(parts) if parts[-1] is Ellipsis else _tuple_reader(parts)
+    if origin is Mapping:
+        return _mapping_reader(parts[1])
+    return _plain_reader(kind, parts if origin is Literal else None)
+
+
+def _wrong(value: object, expected: str) -> _MismatchError:
+    return _MismatchError(f" is {value!r:.80}; expected {expected}")
+
+
+def _record_reader(kind: type) -> _Reader:
+    readers = {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
+    required = [field.name for field in fields(kind) if field.default is MISSING]
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong(value, kind.__name__)
         if missing := [name for name in required if name not in value]:
-            raise RunError(f"{where} lacks {', '.join(missing)}; it is not a whole {kind.__name__}")
-        given = {name: hint for name, hint in hints.items() if name in value}
-        return kind(**{name: _read(hint, value[name], f"{where}: {name}") for name, hint in given.items()})
-    if origin is tuple and isinstance(value, list):
-        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        if len(kinds) == len(value):
-            return tuple(
-                _read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
-            )
-    elif origin is Mapping and isinstance(value, dict):
-        return {key: _read(parts[1], item, f"{where}: {key}") for key, item in value.items()}
-    elif origin is Literal:
-        if isinstance(value, str) and value in parts:
-            return value
-    elif kind is float:
-        # The comparison is false for NaN, for infinities and for whole numbers that no float can hold.
-        if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
-            return float(value)  # type: ignore[arg-type]
-    elif type(value) is kind or (kind is object and _is_shallow(value)):
+            raise _MismatchError(f" lacks {', '.join(missing)}; it is not a whole {kind.__name__}")
+        found = {}
+        for name, inner in readers.items():
+            if name in value:
+                try:
+                    found[name] = inner(value[name])
+                except _MismatchError as error:
+                    raise error.inside(f": {name}") from None
+        return kind(**found)
+
+    return read
+
+
+def _sequence_reader(parts: tuple[Any, ...]) -> _Reader:
+    inner = _reader(parts[0])
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise _wrong(value, "tuple")
+        found: list[Any] = []
+        try:
+            found.extend(map(inner, value))
+        except _MismatchError as error:
+            raise error.inside(f"[{len(found)}]") from None
+        return tuple(found)
+
+    return read
+
+
+def _tuple_reader(parts: tuple[Any, ...]) -> _Reader:
+    readers = [_reader(part) for part in parts]
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list) or len(value) != len(readers):
+            raise _wrong(value, "tuple")
+        found: list[Any] = []
+        for inner, item in zip(readers, value, strict=True):
+            try:
+                found.append(inner(item))
+            except _MismatchError as error:
+                raise error.inside(f"[{len(found)}]") from None
+        return tuple(found)
+
+    return read
+
+
+def _mapping_reader(part: Any) -> _Reader:
+    inner = _reader(part)
+
+    def read(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise _wrong(value, "Mapping")
+        found = {}
+        for key, item in value.items():
+            try:
+                found[key] = inner(item)
+            except _MismatchError as error:
+                raise error.inside(f": {key}") from None
+        return found
+
+    return read
+
+
+def _plain_reader(kind: Any, words: tuple[Any, ...] | None) -> _Reader:
+    """Of words of a list, of numbers, texts and truth values, and of anything that is not too deep."""
+    name = getattr(kind, "__name__", str(kind))
+
+    def read_word(value: Any) -> Any:
+        if not isinstance(value, str) or value not in words:  # type: ignore[operator]
+            raise _wrong(value, name)
         return value
-    raise RunError(f"{where} is {value!r:.80}; expected {getattr(kind, '__name__', kind)}")
+
+    def read_number(value: Any) -> float:
+        # The comparison is false for NaN, for infinities and for whole numbers that no float can hold.
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+            raise _wrong(value, name)
+        return float(value)
+
+    def read_any(value: Any) -> Any:
+        if not _is_shallow(value):
+            raise _wrong(value, name)
+        return value
+
+    def read_exactly(value: Any) -> Any:
+        if type(value) is not kind:
+            raise _wrong(value, name)
+        return value
+
+    if words is not None:
+        return read_word
+    return {float: read_number, object: read_any}.get(kind, read_exactly)

@@ -143,8 +143,6 @@ def _is_faithful(summary: Summary) -> Finding:
         sentences.append(
             f"Shuffling it costs {_points(lost.interval.value)} points of that probability ({ends})."
         )
-    if set(PATHS) <= set(summary.paths.get(CONTENT) or summary.paths.get(ALL, {})):
-        sentences += _accounts(summary).sentences
     return Finding(question, answer, tuple(sentences))
 
 
@@ -158,7 +156,7 @@ def _marks(summary: Summary, found: Estimate) -> Iterator[tuple[str, float]]:
 
 
 def _fails(summary: Summary) -> Finding:
-    """Names the words that no reference of their picture has in more than `_STANDS_OUT` of the times, for certain.
+    """Names the words that no reference has in more than `_STANDS_OUT` of the pictures they are said of, for certain.
 
     Of these the first three, by the lower ends of their 95 % intervals. Beside them the class of words that is least
     often true, where the data set knows, and the class that attention hits least often.
@@ -169,11 +167,11 @@ def _fails(summary: Summary) -> Finding:
     worst = [w for w in summary.words if w.missing.low is not None and w.missing.low > _STANDS_OUT][:3]
     answer = ", ".join(f"“{clip(w.word, 30)}”" for w in worst) or "No word stands out"
     sentences = [
-        f"“{clip(w.word, 30)}” is in no reference of its picture in {percent(w.missing.value)} "
-        f"({span(w.missing, unit='share')}) of the {w.said:,} times it is said."
+        f"No reference has “{clip(w.word, 30)}” in {percent(w.missing.value)} ({span(w.missing, unit='share')}) "
+        f"of the {w.missing.n:,} pictures that it is said of."
         for w in worst
     ] or [
-        f"No word is for certain missing from its picture’s references in more than {percent(_STANDS_OUT)}."
+        f"No word is for certain missing from the references of more than {percent(_STANDS_OUT)} of its pictures."
     ]
     size = summary.best.beam_size if summary.best else None
     metrics = [row for row in summary.record.metrics if row.beam_size == size and row.value is not None]

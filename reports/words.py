@@ -13,11 +13,11 @@ import pandas as pd
 
 from reports import wording
 from reports.records import CaptionRow
-from reports.stats import Interval, ratio_interval
+from reports.stats import Interval, share_interval
 from reports.tables import Cell, Grid, Row, number, span
 
 LEAST = 5
-"""Times that a word must be said to be judged."""
+"""Pictures that a word must be said of to be judged."""
 SHOWN = 12
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
@@ -26,10 +26,8 @@ class WordFound(NamedTuple):
     """How one word fares."""
 
     word: str
-    said: int
-    """How often."""
     missing: Interval
-    """Share of these times that no reference of the picture has the word; the interval is over images."""
+    """Share of the pictures that it is said of of which no reference has it."""
     probability: float | None
     """The model's own, on average."""
     pointing: float | None
@@ -39,46 +37,46 @@ class WordFound(NamedTuple):
 def failing_words(
     captions: Sequence[CaptionRow], attributions: pd.DataFrame | None = None
 ) -> list[WordFound]:
-    """Judges every word that is said at least `LEAST` times, of captions with references.
+    """Judges every word that is said of at least `LEAST` pictures with references.
 
     Args:
-        captions: of one beam size.
+        captions: of one beam size, one per picture.
         attributions: rows of attributions.parquet; None where nothing was explained.
 
     Returns:
         The words: by the lower end of the interval, so that those whose share is high for certain come first; words
         that are never missing last, those that attention hits least often first.
     """
-    said: dict[str, Counter[int]] = {}
-    missing: dict[str, Counter[int]] = {}
+    said, missing = Counter[str](), Counter[str]()
     logs: dict[str, list[float]] = {}
-    for image, row in enumerate(captions):
+    for row in captions:
         if not row.references:
             continue
-        known = {token for reference in row.references for token in _TOKEN.findall(reference.lower())}
-        known |= {word for reference in row.references for word in reference.lower().split()}
-        for place, word in enumerate(row.words):
-            said.setdefault(word, Counter())[image] += 1
-            missing.setdefault(word, Counter())[image] += word.lower() not in known
-            if place < len(row.word_log_probs):
-                logs.setdefault(word, []).append(row.word_log_probs[place])
+        text = " ".join(row.references).lower()
+        known = {*_TOKEN.findall(text), *text.split()}
+        said.update(set(row.words))
+        missing.update(word for word in set(row.words) if word.lower() not in known)
+        for word, log in zip(row.words, row.word_log_probs, strict=False):
+            logs.setdefault(word, []).append(log)
     pointing = _pointing(attributions)
-    found = []
-    for word, times in said.items():
-        interval = None
-        if times.total() >= LEAST:
-            counts = [(missing[word][image], count) for image, count in times.items()]
-            parts, wholes = np.array(counts, np.float64).T
-            interval = ratio_interval(parts, wholes)
-        if interval is not None and interval.low is not None:
-            mean = float(np.exp(np.minimum(logs[word], 0.0)).mean()) if word in logs else None
-            found.append(WordFound(word, times.total(), interval, mean, pointing.get(word)))
+    found = [
+        WordFound(
+            word, share_interval(missing[word], times), _mean_probability(logs.get(word)), pointing.get(word)
+        )
+        for word, times in said.items()
+        if times >= LEAST
+    ]
     return sorted(found, key=_badness)
 
 
 def _badness(found: WordFound) -> tuple[float, float, int, str]:
     hit = 1.0 if found.pointing is None else found.pointing
-    return -(found.missing.low or 0.0), hit, -found.said, found.word
+    low = found.missing.low or 0.0
+    return -low if found.missing.value else 0.0, hit, -found.missing.n, found.word
+
+
+def _mean_probability(logs: Sequence[float] | None) -> float | None:
+    return float(np.exp(np.minimum(logs, 0.0)).mean()) if logs else None
 
 
 def _pointing(rows: pd.DataFrame | None) -> Mapping[str, float]:
@@ -94,8 +92,8 @@ def word_table(words: Sequence[WordFound]) -> Grid | None:
     if not words:
         return None
     columns = (
-        Cell("In no reference", ("↓ lower is better", "share of the times said")),
-        Cell("Said", ("times",)),
+        Cell("In no reference", ("↓ lower is better", "share of the pictures")),
+        Cell("Said of", ("pictures",)),
         Cell("Its probability", ("the model’s own, mean",)),
         Cell("Pointing", ("of attention, ↑ higher is better",)),
     )
@@ -104,14 +102,14 @@ def word_table(words: Sequence[WordFound]) -> Grid | None:
             found.word,
             (
                 Cell(wording.percent(found.missing.value), (span(found.missing, unit="share"),)),
-                Cell(f"{found.said:,}", (f"{found.missing.n:,} images",)),
+                Cell(f"{found.missing.n:,}"),
                 Cell("–" if found.probability is None else wording.percent(found.probability)),
                 Cell("–" if found.pointing is None else number(found.pointing, 2)),
             ),
         )
         for found in words[:SHOWN]
     ]
-    return Grid(
-        f"Words that are said at least {LEAST} times, the most certain failures first; ranges are 95 % intervals",
-        "Word", columns, {"": rows},
-    )  # fmt: skip
+    caption = (
+        f"Words said of at least {LEAST} pictures, the most certain failures first; ranges are 95 % intervals"
+    )
+    return Grid(caption, "Word", columns, {"": rows})

@@ -1,12 +1,14 @@
 """The report in a real browser, opened as a file. Its sample browser has tests of its own, in the file beside."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hostile_runs import ATTACKS, poison
 
 from reports.html import STRIPS, write_report
+from reports.store import RunStore
 
 pytestmark = pytest.mark.browser
 VIEWER = "#id=scene-003&variant=beam%20size%205&word=1&with=grid_integrated_gradients"
@@ -90,6 +92,30 @@ def test_without_a_script_verdict_tables_figures_and_top_samples_are_there(brows
         assert page.locator(selector).first.is_visible(), selector
     assert page.locator("#browse table.wrap tbody tr").count() == 16, "the worst and the best"
     assert not page.get_by_text("lists all keys").is_visible(), "nothing speaks of what needs a script"
+
+
+@pytest.mark.parametrize("attack", ATTACKS[:3], ids=["markup", "quotes", "controls"])
+def test_a_run_full_of_attacks_opens_and_nothing_of_it_runs(
+    browser, make_run: Callable[..., RunStore], tmp_path: Path, attack: str
+) -> None:
+    store = make_run(tmp_path / "run", images=2)
+    poison(store, attack)
+    report = write_report(store.path, tmp_path / "report.html", with_paths=True).as_uri()
+    page = browser.new_context(offline=True).new_page()
+    events: list[str] = []
+    page.on("dialog", lambda dialog: (events.append(dialog.message), dialog.dismiss()))
+    page.on("console", lambda message: events.append(message.text))
+    page.on("pageerror", lambda error: events.append(str(error)))
+    page.on("request", lambda request: events.append(request.url))
+    page.goto(report)
+    row = page.locator("#samples tbody button").first
+    row.click()
+    page.locator("dialog[open] .spoken button").first.wait_for()
+    assert [event for event in events if not event.startswith("data:")] == [report]
+    assert page.locator(":is(script:not([type]), svg script, iframe, [onerror], [onload])").count() == 1
+    if attack.isprintable():
+        assert attack[:60] in page.locator("dialog[open] .image-id").inner_text(), "the rest is cut"
+        assert attack in row.inner_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

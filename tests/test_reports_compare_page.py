@@ -10,6 +10,7 @@ from pathlib import Path
 
 import html5lib
 import pytest
+from hostile_runs import ATTACKS, count_tags, poison
 
 from bench.cli import main
 from reports.comparison.compare import compare
@@ -17,16 +18,9 @@ from reports.comparison.markdown import as_markdown, defused
 from reports.comparison.output import as_json, as_text
 from reports.comparison.page import render_comparison, write_comparison
 from reports.gallery import Wanted
-from reports.maps import map_key
-from reports.records import CaptionRow, RunError, from_json, to_json
+from reports.records import RunError
 from reports.store import RunStore
 
-ATTACKS = (
-    "</script><script>alert(1)</script></title><h1></p><img src=x onerror=alert(1)> {{7*7}}",
-    "\"><svg onload=alert(1)>'--></style><b> &lt;b&gt; &amp; ${7*7} {% raw %} $\\frac{1}{ | [x](http://x.y) `*_~",
-    "\u202eright to left\u202c שלום \x00\x01\x1b[31m\x85\ufffe\U0001ffff line\r\nbreak\u2028here \udc80",
-    "a" * 3000,
-)
 SECTIONS = ["verdict", "scores", "captions", "explanations", "speed", "runs", "browse", "provenance"]
 
 
@@ -182,78 +176,16 @@ def test_paths_are_left_out_unless_asked_for(runs: list[str], tmp_path: Path) ->
         assert str(tmp_path) not in "".join(texts)
 
 
-def poisoned(value: object, attack: str) -> object:
-    """Decoded JSON with the attack at the end of every text that is not one of a few known words."""
-    if isinstance(value, dict):
-        known = (
-            "status",
-            "kind",
-            "gate",
-            "group",
-            "signature",
-            "metric_signature",
-            "search_signature",
-            "sha256",
-        )
-        return {
-            key: item if key in known or item in ("grid", "pixels") else poisoned(item, attack)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [poisoned(item, attack) for item in value]
-    return value + attack if isinstance(value, str) else value
-
-
-def poison(run: Path, attack: str) -> None:
-    """Puts the attack into every text of a run that a comparison shows."""
-    store = RunStore(run)
-    record = to_json(store.read_run())
-    bad = poisoned(record, attack)
-    for rows in (lambda r: r["metrics"], lambda r: r["explanations"]["methods"]):
-        for row, original in zip(rows(bad), rows(record), strict=True):
-            row["name"] = original["name"]
-    for row, original in zip(bad["explanations"]["gates"], record["explanations"]["gates"], strict=True):
-        row["method"] = original["method"]
-    bad["metrics"].append({**bad["metrics"][0], "name": attack, "value": None})
-    bad["config"] = {attack: attack, f"{run.name}{attack}": {attack: attack}}
-    store.write_run(from_json(type(store.read_run()), bad, "run.json"))
-    # Neither parquet nor a zip file can hold a lone surrogate, so no id can either.
-    held = attack.encode("utf-8", "replace").decode()
-    captions = [from_json(CaptionRow, poisoned(to_json(row), attack), "row") for row in store.read_captions()]
-    (run / "captions.jsonl").unlink()
-    images = {row.image_id.removesuffix(attack) for row in captions}
-    store.append_captions(
-        dataclasses.replace(row, image_id=row.image_id.removesuffix(attack) + held) for row in captions
-    )
-    for read, write in (
-        (store.read_scores, store.write_scores), (store.read_attributions, store.write_attributions)
-    ):  # fmt: skip
-        frame = read()
-        assert frame is not None
-        texts = [name for name in ("image_id", "word", "word_class") if name in frame]
-        write(frame.assign(**{name: frame[name] + held for name in texts}))
-    maps = store.read_maps(map_key(image_id, 5, "attention") for image_id in images)
-    store.write_maps({key.replace("/5/", f"{held}/5/"): value for key, value in maps.items()})
-    for image_id, jpeg in store.read_thumbs(images).items():
-        store.write_thumb(image_id + held, jpeg)
-
-
 def compare_poisoned(make_run: Callable[..., RunStore], folder: Path, attack: str):
     name = "".join(c for c in attack[:60] if c not in "/\0\udc80") or "x"
     for place, run in enumerate((folder / f"a{name}", folder / f"b{name}")):
         store = make_run(run, images=7)
         if place:
             worsen(run)
-        poison(store.path, attack)
+        poison(store, attack, spared=("signature", "metric_signature", "search_signature", "sha256"))
     return compare(
         [str(folder / f"a{name}"), str(folder / f"b{name}")], command=f"gazebench compare {attack}"
     )
-
-
-def count_tags(elements: list) -> Counter[str]:
-    """HTML elements by their number, and the kinds of SVG elements (a longer label moves the axes' ticks)."""
-    tags = Counter(element.tag for element in elements)
-    return Counter({tag: 1 if "svg" in tag else count for tag, count in tags.items()})
 
 
 @pytest.fixture(scope="module")

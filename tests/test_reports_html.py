@@ -15,6 +15,7 @@ from pathlib import Path
 import html5lib
 import numpy as np
 import pytest
+from hostile_runs import ATTACKS, count_tags, poison
 
 from reports.estimates import OPERATED
 from reports.gallery import Wanted
@@ -30,25 +31,16 @@ from reports.records import (
     PATHS,
     TRIAL_DISTANCES,
     TRIAL_DROPS,
-    CaptionRow,
     Failure,
     ImageCounts,
     MetricRow,
     RunError,
-    from_json,
-    to_json,
 )
 from reports.samples import WORDS
 from reports.store import RunStore
 from reports.strips import SHOWN_WORDS
 
 ROOT = Path(__file__).parents[1]
-ATTACKS = (
-    "</script><script>alert(1)</script></title><h1></p><img src=x onerror=alert(1)> {{7*7}}",
-    "\"><svg onload=alert(1)>'--></style><b> &lt;b&gt; &amp; ${7*7} {% raw %} $\\frac{1}{",
-    "\u202eright to left\u202c שלום \x00\x01\x1b[31m\x85\ufffe\U0001ffff line\r\nbreak\u2028here \udc80",
-    "a" * 3000,
-)
 
 
 def parse(page: str) -> list:
@@ -185,63 +177,6 @@ def test_the_report_lies_in_the_run_or_where_it_is_asked_for(example_run: Path, 
     assert (tmp_path / "new/page.html").read_bytes() == (example_run / "report.html").read_bytes()
     (example_run / "report.html").unlink()
     assert {p: p.read_bytes() for p in example_run.rglob("*") if p.is_file()} == before
-
-
-def poisoned(value: object, attack: str) -> object:
-    """Decoded JSON with the attack at the end of every text that is not one of a few known words."""
-    if isinstance(value, dict):
-        known = ("status", "kind", "gate", "group")
-        return {
-            key: item if key in known or item in ("grid", "pixels") else poisoned(item, attack)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [poisoned(item, attack) for item in value]
-    return value + attack if isinstance(value, str) else value
-
-
-def poison(store: RunStore, attack: str) -> None:
-    """Puts the attack into every text of a run that a stranger chooses."""
-    record = to_json(store.read_run())
-    bad = poisoned(record, attack)
-    for rows in (lambda r: r["metrics"], lambda r: r["explanations"]["methods"]):
-        for row, original in zip(rows(bad), rows(record), strict=True):
-            row["name"] = original["name"]
-    for row, original in zip(bad["explanations"]["gates"], record["explanations"]["gates"], strict=True):
-        row["method"] = original["method"]
-    bad["explanations"]["gates"].append({**bad["explanations"]["gates"][0], "method": attack})
-    bad["explanations"]["settings"] = {attack: attack}
-    bad["metrics"].append({**bad["metrics"][0], "name": attack, "value": None})
-    bad["config"], bad["warnings"] = {attack: attack}, [attack]
-    store.write_run(from_json(type(store.read_run()), bad, "run.json"))
-    # Neither parquet nor a zip file can hold a lone surrogate, so no id can either.
-    held = attack.encode("utf-8", "replace").decode()
-    captions = [from_json(CaptionRow, poisoned(to_json(row), attack), "row") for row in store.read_captions()]
-    (store.path / "captions.jsonl").unlink()
-    store.append_captions(dataclasses.replace(row, image_id="scene-000" + held) for row in captions)
-    store.append_failures([Failure(attack, attack)])
-    for read, write in (
-        (store.read_scores, store.write_scores),
-        (store.read_attributions, store.write_attributions),
-        (store.read_sanity, store.write_sanity),
-        (store.read_interventions, store.write_interventions),
-    ):
-        frame = read()
-        texts = ("image_id", "word", "word_class", "stage", "intervention", "caption")
-        columns = [name for name in texts if name in frame]
-        if "stage" in frame:
-            frame["reason"] = frame["reason"].fillna("") + held
-        write(frame.assign(**{name: frame[name] + held for name in columns}))
-    methods = ("attention", "grid_integrated_gradients", "pixel_saliency")
-    maps = store.read_maps(map_key("scene-000", 5, method) for method in methods)
-    store.write_maps({key.replace("scene-000", "scene-000" + held): value for key, value in maps.items()})
-    store.write_thumb("scene-000" + held, store.read_thumbs(["scene-000"])["scene-000"])
-
-
-def count_tags(elements: list) -> Counter[str]:
-    """HTML elements by their number, and the kinds of SVG elements (a longer label moves the axes' ticks)."""
-    tags = Counter(element.tag for element in elements)
-    return Counter({tag: 1 if "svg" in tag else count for tag, count in tags.items()})
 
 
 @pytest.fixture(scope="module")
