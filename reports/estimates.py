@@ -70,6 +70,7 @@ def estimates(
     images, _ = pd.factorize(rows["image_id"], sort=True)
     defined = np.isfinite(rows[measures].to_numpy(np.float64))
     intervals = over_images(rows, measures)
+    marks = _columns(rows, [f"{measure}_{mark}" for measure in measures for mark in (*NULLS, "ceiling")])
     corrected = _corrected(rows, images, [measure for measure in measures if measure in AGREEMENT])
     found = {}
     for place, (measure, interval) in enumerate(zip(measures, intervals, strict=True)):
@@ -78,7 +79,7 @@ def estimates(
         words = int(defined[:, place].sum())
         possible = max(words, len(rows) if asked is None else asked.get(measure, 0))
         null, null_word, null_shift, ceiling = (
-            _mean(rows, f"{measure}_{mark}", defined[:, place]) for mark in (*NULLS, "ceiling")
+            _mean(marks.get(f"{measure}_{mark}"), defined[:, place]) for mark in (*NULLS, "ceiling")
         )
         found[measure] = Estimate(
             interval, null, ceiling, words, words / possible, null_word, null_shift, corrected.get(measure)
@@ -182,9 +183,15 @@ def _corrected(
     return {m: interval for m, interval in zip(measures, intervals, strict=True) if interval}
 
 
-def _mean(rows: pd.DataFrame, column: str, among: np.ndarray) -> float | None:
-    if column not in rows:
+def _columns(rows: pd.DataFrame, names: Sequence[str]) -> dict[str, Float[np.ndarray, " row"]]:
+    """Those of the columns that there are."""
+    names = [name for name in names if name in rows]
+    return dict(zip(names, rows[names].to_numpy(np.float64).T, strict=True))
+
+
+def _mean(values: Float[np.ndarray, " row"] | None, among: np.ndarray) -> float | None:
+    if values is None:
         return None
-    values = rows[column].to_numpy(np.float64)[among]
+    values = values[among]
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reports.gate import Check, GateResult
 from reports.store import write_atomically
-from reports.wording import clip, printable
+from reports.wording import clip, defused, printable
 
 SCHEMA_VERSION = 1
 MOST_ANNOTATIONS = 10
@@ -185,9 +185,9 @@ def _junit(result: GateResult) -> str:
 def _markdown(result: GateResult) -> str:
     """The verdict and a table, failures first, as much of it as a comment holds."""
     head = [
-        f"### gazebench gate: {_cell(result.verdict)}",
+        f"### gazebench gate: {defused(result.verdict)}",
         "",
-        f"Run {_cell(result.run)}, baseline {_cell(result.baseline)}.",
+        f"Run {defused(result.run)}, baseline {defused(result.baseline)}.",
         "",
         "| | " + " | ".join((*_HEAD, "outcome")) + " |",
         "|---|---|" + "---:|" * (len(_HEAD) - 1) + "---|",
@@ -197,9 +197,9 @@ def _markdown(result: GateResult) -> str:
     rows = [
         "| " + " | ".join([
             _word(result, check),
-            _cell(check.name),
+            defused(check.name),
             *_numbers(check),
-            "<br>".join(_cell(line) for line in (check.text, *check.details)),
+            "<br>".join(defused(line) for line in (check.text, *check.details)),
         ]) + " |"
         for check in order
     ]  # fmt: skip
@@ -215,10 +215,3 @@ def _cut(head: Iterable[str], rows: list[str]) -> str:
             return f"{text}\n… and {len(rows) - number:,} more checks: see gate.json\n"
         text += row + "\n"
     return text
-
-
-def _cell(text: str) -> str:
-    """Text of a Markdown table that shows as it is: no markup, no HTML, no mention of anybody or of an issue."""
-    text = _inert(clip(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*_{}\[\]()|~!])", r"\\\1", text)
-    return re.sub(r"([@#])", "\\1\u200b", text)  # an escaped @name would notify all the same

@@ -25,6 +25,14 @@ def clip(text: str, most: int = 400) -> str:
     return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
 
 
+def defused(text: str, most: int = 400) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, no mention, no formula, no link made of an address."""
+    text = clip(printable(text), most).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_{}\[\]|~!$])", r"\\\1", text)
+    text = re.sub(r"([@#])", "\\1\u200b", text)  # an escaped @name would notify all the same
+    return re.sub(r"(?i)(www|:(?=//)|##)", "\\1\u200b", text)
+
+
 def beam(size: int) -> str:
     """What a beam size is called: "beam size 5", or "given captions" for those from a file."""
     return "given captions" if size == FROM_FILE else f"beam size {size}"

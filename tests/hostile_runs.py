@@ -35,7 +35,7 @@ def poison(store: RunStore, attack: str, *, spared: Container[str] = ()) -> None
         row["method"] = original["method"]
     bad["explanations"]["gates"].append({**bad["explanations"]["gates"][0], "method": attack})
     bad["explanations"]["settings"] = {attack: attack}
-    bad["metrics"].append({**bad["metrics"][0], "name": attack, "value": None})
+    bad["metrics"] += [{**row, "name": attack, "value": None} for row in bad["metrics"][:1]]
     bad["config"], bad["warnings"] = (
         {attack: attack, f"{store.path.name}{attack}": {attack: attack}},
         [attack],
@@ -60,7 +60,8 @@ def poison(store: RunStore, attack: str, *, spared: Container[str] = ()) -> None
         (store.read_interventions, store.write_interventions),
     ):
         frame = read()
-        assert frame is not None
+        if frame is None:
+            continue
         texts = ("image_id", "word", "word_class", "stage", "intervention", "caption")
         columns = [name for name in texts if name in frame]
         if "stage" in frame:

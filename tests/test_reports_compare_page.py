@@ -14,12 +14,13 @@ from hostile_runs import ATTACKS, count_tags, poison
 
 from bench.cli import main
 from reports.comparison.compare import compare
-from reports.comparison.markdown import as_markdown, defused
+from reports.comparison.markdown import as_markdown
 from reports.comparison.output import as_json, as_text
 from reports.comparison.page import render_comparison, write_comparison
 from reports.gallery import Wanted
 from reports.records import RunError
 from reports.store import RunStore
+from reports.wording import defused
 
 SECTIONS = ["verdict", "scores", "captions", "explanations", "speed", "runs", "browse", "provenance"]
 

@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import html5lib
 import pytest
+from hostile_runs import ATTACKS, count_tags, poison
 from PIL import Image
 
 from reports.pictures_page import write_pictures_page
@@ -207,6 +209,31 @@ def test_hostile_captions_are_text(page: Path) -> None:
     tree = html5lib.parse(page.read_text(), namespaceHTMLElements=False)
     assert [element.get("type") for element in tree.iter("script")].count(None) == 1
     assert "{{7*7}}" in text_of(tree)
+
+
+def attacked(make_run: Callable[..., RunStore], folder: Path, attack: str) -> str:
+    store = own_pictures(make_run(folder / "run", images=2))
+    poison(store, attack)
+    return write_pictures_page(store, folder / "page.html", with_paths=True).read_text()
+
+
+@pytest.fixture(scope="module")
+def harmless(make_run: Callable[..., RunStore], tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
+    page = attacked(make_run, tmp_path_factory.mktemp("harmless"), " and more")
+    return count_tags(list(html5lib.parse(page, namespaceHTMLElements=False).iter()))
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=["markup", "quotes", "controls", "length"])
+def test_no_text_of_a_stranger_becomes_markup(
+    make_run: Callable[..., RunStore], tmp_path: Path, harmless: Counter[str], attack: str
+) -> None:
+    page = attacked(make_run, tmp_path, attack)
+    html5lib.HTMLParser(strict=True).parse(page)
+    tree = html5lib.parse(page, namespaceHTMLElements=False)
+    assert count_tags(list(tree.iter())) == harmless
+    assert not [key for e in tree.iter() for key in e.attrib if str(key).lower().startswith("on")]
+    if attack.isprintable() and len(attack) < 400:
+        assert attack in "".join(tree.itertext())
 
 
 def test_the_page_is_made_without_torch() -> None:

@@ -3,7 +3,6 @@
 Names, captions and settings come from strangers. None of them can end a line, a cell or an element.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 
 from reports.comparison.compare import Against, Comparison
@@ -12,7 +11,7 @@ from reports.comparison.runs import ComparedRun
 from reports.comparison.words import Change
 from reports.tables import number
 from reports.verdict import Finding
-from reports.wording import beam, clip, printable
+from reports.wording import beam, defused, printable
 
 MOST_MARKDOWN = 60_000
 """Bytes of compare.md; a comment on GitHub holds 65,536 characters."""
@@ -125,11 +124,3 @@ def _marked(changes: Iterable[Change]) -> str:
 
 def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def defused(text: str, most: int = 400) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, no mention, no formula, no link made of an address."""
-    text = clip(printable(text), most).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*_{}\[\]|~!$])", r"\\\1", text)
-    text = re.sub(r"([@#])", "\\1\u200b", text)  # an escaped @name would notify all the same
-    return re.sub(r"(?i)(www|:(?=//)|##)", "\\1\u200b", text)
