@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from foreign_layouts import make_tutorial, save, tutorial_checkpoint, word_map, write_word_map
-from PIL import Image
 from safetensors.torch import load_file
 
 from bench.cli import main
@@ -113,30 +112,6 @@ def test_a_converted_checkpoint_says_the_same_as_the_file_it_was(tutorial, pictu
 def test_a_caption_that_did_not_end_is_marked(picture, capsys):
     assert main(["caption", str(DEMO), str(picture), "--max-steps", "3"]) == 0
     assert capsys.readouterr().out.endswith(" … (unfinished)\n")
-
-
-def test_explain_writes_a_page_about_pictures_of_ones_own(picture, tmp_path, capsys):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    other = tmp_path / "folder" / "scene.png"
-    other.parent.mkdir()
-    Image.open(picture).transpose(Image.Transpose.ROTATE_90).save(other)
-    page = tmp_path / "page.html"
-    pictures = [picture, other, tmp_path / "broken.png"]
-    assert main(["explain", str(DEMO), *map(str, pictures), "-o", str(page), "--beam-size", "3"]) == 0
-    text = page.read_text()
-    assert "pictures of one" in text
-    assert "2 of 3 done, 1 failed" in text
-    assert "Attention" in text
-    assert "data:image/" in text
-    capsys.readouterr()
-
-
-def test_explain_without_a_readable_picture_writes_nothing(tmp_path, capsys):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    page = tmp_path / "page.html"
-    assert main(["explain", str(DEMO), str(tmp_path / "broken.png"), "-o", str(page)]) == 2
-    assert "not one of 1 pictures could be read" in capsys.readouterr().err
-    assert not page.exists()
 
 
 def test_throughput_refuses_what_the_suite_did_not_write(tmp_path, capsys):

@@ -145,9 +145,10 @@ def test_scores_of_three_sets_equal_pycocoevalcap_on_all_of_flickr8k():
     ids = list(chosen)
     of_another = {image_id: fifth[other] for image_id, other in zip(ids, ids[1:] + ids[:1], strict=True)}
     half = {image_id: " ".join(text.split()[::2]) + " ." for image_id, text in fifth.items()}
-    with Scorer(references) as scorer:
-        for said in (fifth, of_another, half):
-            assert_equal_to_original(scorer.score(said), original(references, said))
+    for said, images in ((fifth, ids), (of_another, ids[:2000]), (half, ids[-2000:])):
+        scored, known = ({image_id: texts[image_id] for image_id in images} for texts in (said, references))
+        with Scorer(known) as scorer:
+            assert_equal_to_original(scorer.score(scored), original(known, scored))
 
 
 def test_a_row_per_image_in_the_order_given_with_all_statistics(scores):
