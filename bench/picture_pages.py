@@ -29,8 +29,7 @@ def explain_pictures(
 ) -> list[Path]:
     """Captions pictures of one's own, explains the captions, and writes a page about them.
 
-    Nothing is written before all is done. Pictures that can't be read are listed on the page, if one can. A file to
-    write that is one of those given is a `ConfigError`.
+    Nothing is written before all is done. Pictures that can't be read are listed on the page, if one can.
 
     Args:
         config: the model and how to decode, at one beam size; its data and run directory are not used.
@@ -42,11 +41,18 @@ def explain_pictures(
 
     Returns:
         The files written, the page first.
+
+    Raises:
+        ConfigError: if what is to be written is a folder, or one of the files given.
     """
     config = dataclasses.replace(config, explaining=dataclasses.replace(config.explaining, checks=False))
+    if not out.name:
+        raise ConfigError(f"-o is {out}, a folder; expected a file to write, such as page.html")
     named = _named(pictures, with_paths=with_paths)
     strips = _strip_files(named, out) if png else {}
-    _check_outputs([out, *strips.values()], [*pictures, config.checkpoint])
+    weights = [Path(config.encoder_weights)] if config.encoder_weights else []
+    words = [config.word_map] if config.word_map else []
+    _check_outputs([out, *strips.values()], [*pictures, config.checkpoint, *weights, *words])
     checkpoint = load(config)
     images = tuple(CaptionedImage(name, (), "test", path) for name, path in named.items())
     data = CaptionData("pictures of one's own", images, "given")

@@ -39,10 +39,17 @@ def caveats(summary: Summary, *, captions: Iterable[CaptionRow] = ()) -> Iterato
         *_degenerate(record, captions),
         *_few(record),
         *_not_computed(summary),
+        *_uncommitted(record),
         *record.data.warnings,
         *record.warnings,
         *record.scoring_warnings,
     ))  # fmt: skip
+
+
+def _uncommitted(record: RunRecord) -> Iterator[str]:
+    git = record.provenance.git
+    if git is not None and git.dirty:
+        yield f"The code had changes that are in no commit, so that {git.commit[:10]} does not say what ran."
 
 
 def _progress(record: RunRecord) -> Iterator[str]:
@@ -120,14 +127,14 @@ def _same_caption(record: RunRecord, captions: Iterable[CaptionRow]) -> Iterator
     if common:
         share, size, caption = max(common)
         which = f"“{clip(caption, 120)}”" if caption.strip() else "A caption without a word"
-        yield f"{which} is said of {percent(share)} of the images{_at([size])}: the captions have collapsed."
+        yield f"{which} is said of {percent(share)} of the images{_at([size])}: the captions may have collapsed."
     if said:
         return
     for few in _rows(record, "Distinct captions"):
         different = round((few.value or 0.0) * few.n)
         if different * _SAME_CAPTION <= 1 and few.n > _FEWEST_REPEATS / _SAME_CAPTION:
             told = f"{count(different, 'different caption')} for {few.n:,} images{_at([few.beam_size])}"
-            yield f"There {'is' if different == 1 else 'are'} only {told}: the captions have collapsed."
+            yield f"There {'is' if different == 1 else 'are'} only {told}: the captions may have collapsed."
 
 
 def _few(record: RunRecord) -> Iterator[str]:

@@ -48,6 +48,8 @@ class Gallery:
     """By the image's place in the index: alternatives, words and maps."""
     pictures: Mapping[int, bytes]
     """JPEG."""
+    mapped: int = 0
+    """Images whose maps are in it."""
 
 
 class Wanted(NamedTuple):
@@ -119,7 +121,7 @@ def gallery(
     """
     place = {image_id: number for number, image_id in enumerate(image_ids)}
     explained = [image_id for image_id in explained_images(variants) if image_id in place]
-    shown = wanted.choose(ranking, image_ids, explained)
+    shown = wanted.choose([image_id for image_id in ranking if image_id in place], image_ids, explained)
     pictures = {place[i]: jpeg for i, jpeg in _pictures(variants, shown).items()}
     methods = _methods(variants)
     room = math.inf if wanted.whole else MAP_BYTES
@@ -135,7 +137,7 @@ def gallery(
         "noun": noun,
         "start": start,
         "base": base,
-        "ids": _told_apart(printable(shown_id(image_id)) for image_id in image_ids),
+        "ids": told_apart(printable(shown_id(image_id)) for image_id in image_ids),
         "random": [place[image_id] for image_id in by_lot(image_ids)],
         "shown": sorted(found),
         "pictures": sorted(pictures),
@@ -154,7 +156,7 @@ def gallery(
         "resolution": printable(resolution) if resolution else None,
         "more": more,
     }
-    return Gallery(index, found, pictures)
+    return Gallery(index, found, pictures, len(with_maps))
 
 
 def _columns(variants: Sequence[Variant], image_ids: Sequence[str]) -> dict[str, object]:
@@ -184,14 +186,17 @@ def _columns(variants: Sequence[Variant], image_ids: Sequence[str]) -> dict[str,
     }
 
 
-def _told_apart(names: Iterable[str]) -> list[str]:
-    """Names that came out alike get a number, so that a link leads to one of them."""
-    seen: Counter[str] = Counter()
-    told = []
+def told_apart(names: Iterable[str]) -> list[str]:
+    """Names that are alike get a number, so that a link leads to one of them."""
+    times: Counter[str] = Counter()
+    told: dict[str, None] = {}
     for name in names:
-        seen[name] += 1
-        told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return told
+        unique = name
+        while unique in told:
+            times[name] += 1
+            unique = f"{name} ({times[name] + 1})"
+        told[unique] = None
+    return list(told)
 
 
 def _has(scores: pd.DataFrame | None, metric: str) -> bool:
@@ -218,10 +223,13 @@ def _methods(variants: Sequence[Variant]) -> list[MethodInfo]:
 
 
 def _described(method: MethodInfo, variants: Sequence[Variant]) -> dict[str, object]:
-    struck = next(
-        (variant.struck[method.name] for variant in variants if method.name in variant.struck), None
-    )
+    """What a reader must know of a method; it is struck out where every variant that has it strikes it out."""
+    of = [variant for variant in variants if any(m.name == method.name for m in variant.methods)]
+    reasons = [(variant.name, variant.struck[method.name]) for variant in of if method.name in variant.struck]
     note = method.note or ("a part of a gradient" if method.name in PATH_MAPS else None)
+    struck = reasons[0][1] if reasons and len(reasons) == len(of) else None
+    if reasons and struck is None:
+        note = "; ".join(f"struck out in {name}: {reason}" for name, reason in reasons)
     return {
         "name": printable(method.name),
         "label": printable(method.label),

@@ -12,7 +12,7 @@ from reports import figures, legend
 from reports.beams import beams
 from reports.caveats import caveats
 from reports.explanations_page import explanation_figures, explanation_tables, grouped
-from reports.gallery import METRICS, Gallery, Wanted, by_lot, gallery
+from reports.gallery import METRICS, Gallery, Wanted, by_lot, gallery, told_apart
 from reports.legend import arrow
 from reports.page import Page, render, write_bundle, write_page
 from reports.records import CaptionRow, Failure, RunRecord
@@ -23,7 +23,7 @@ from reports.store import RunStore
 from reports.strips import Strip, shown_methods, strips
 from reports.summary import Summary, summarise
 from reports.verdict import headline, verdict
-from reports.wording import beam, measured, number, row_span, span
+from reports.wording import beam, measured, number, printable, row_span, span
 from reports.words import word_table
 
 STRIPS = 8
@@ -43,6 +43,8 @@ class Run(NamedTuple):
     attributions: pd.DataFrame | None
     """Of the beam size that was explained."""
     failures: Sequence[Failure]
+    shown_ids: Mapping[str, str]
+    """Image id -> how it is called on the page, all different."""
 
     @property
     def record(self) -> RunRecord:
@@ -102,9 +104,10 @@ def render_report(
     static = _strips(run)
     shown = [strip.row for strip in static] + [row for rows in extremes.values() for row in rows]
     pictures = store.read_thumbs(dict.fromkeys(row.image_id for row in shown))
+    browser = _gallery(run, wanted)
     return render(
         "report.html.j2",
-        gallery=_gallery(run, wanted, with_paths=with_paths),
+        gallery=browser,
         bundled=bundled,
         summary=summary,
         record=run.record,
@@ -113,7 +116,8 @@ def render_report(
         warnings=list(caveats(summary, captions=run.captions.values())),
         numbers=_numbers(summary),
         words=word_table(summary.words),
-        shown_id=str if with_paths else without_folder,
+        mapped=browser.mapped if browser else 0,
+        shown_id=run.shown_ids.__getitem__,
         beam_table=compared,
         throughput=speeds,
         beams=sorted({row.beam_size for row in run.record.metrics}),
@@ -173,7 +177,10 @@ def _read(store: RunStore, *, with_paths: bool) -> Run:
     if explained and attributions is not None:
         attributions = attributions[attributions["beam_size"] == explained.beam_size]
     captions = {(row.image_id, row.beam_size): row for row in rows}
-    return Run(store, summary, captions, store.read_scores(), attributions, failures)
+    image_ids = list(dict.fromkeys(row.image_id for row in rows))
+    names = image_ids if with_paths else map(without_folder, image_ids)
+    shown_ids = dict(zip(image_ids, told_apart(map(printable, names)), strict=True))
+    return Run(store, summary, captions, store.read_scores(), attributions, failures, shown_ids)
 
 
 def _extremes(run: Run) -> dict[str, list[CaptionRow]]:
@@ -204,22 +211,23 @@ def _strips(run: Run) -> list[Strip]:
     )
 
 
-def _gallery(run: Run, wanted: Wanted, *, with_paths: bool) -> Gallery | None:
-    """The sample browser, with a take for each beam size; None if nothing was captioned."""
+def _gallery(run: Run, wanted: Wanted) -> Gallery | None:
+    """The sample browser, with a variant for each beam size; None if nothing was captioned."""
     sizes = sorted({size for _, size in run.captions})
     if not sizes:
         return None
     explained, best = run.record.explanations, run.summary.best
-    shown = best.beam_size if best else explained.beam_size if explained else sizes[-1]
+    wished = [found.beam_size for found in (best, explained) if found]
+    shown = next((size for size in wished if size in sizes), sizes[-1])
     return gallery(
         [_variant(run, size) for size in sizes],
-        list(dict.fromkeys(image_id for image_id, _ in run.captions)),
+        list(run.shown_ids),
         noun="beam size",
         start=sizes.index(shown),
         ranking=list(run.summary.ranking),
         wanted=wanted,
         resolution=explained.resolution if explained else None,
-        shown_id=str if with_paths else without_folder,
+        shown_id=run.shown_ids.__getitem__,
         more="gazebench report RUN --images all",
     )
 

@@ -84,6 +84,6 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Map:
     content = archive.read(entry)
     header = _NPY_HEADER.match(content)
     shape = tuple(int(n) for n in header.groups()) if header else ()
-    if header is None or 2 * math.prod(shape) != len(content) - header.end():
+    if header is None or not all(shape[1:]) or 2 * math.prod(shape) != len(content) - header.end():
         raise ValueError(f"{entry.filename!r:.80} is not a float16 array of words, rows and columns")
     return np.frombuffer(content, dtype="<f2", offset=header.end()).reshape(shape)

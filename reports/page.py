@@ -7,6 +7,7 @@ in the page as JSON that no markup can end, and a content security policy forbid
 import base64
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ SCRIPTS = ("data.js", "list.js", "gaze.js", "main.js")
 """The script of the sample browser, in the order in which its parts run."""
 _WORDING = ("number", "percent", "measured", "span", "row_span", "clip", "signatures", "subject")
 _INDEX = "index.html"
+_GENERATOR = '<meta name="generator" content="gazebench">'
+_BUNDLED = re.compile(r"index\.html|data/(gallery|sample-\d+)\.js|pictures/\d+\.jpg")
 
 
 class Page(NamedTuple):
@@ -105,9 +108,12 @@ def write_bundle(page: Page, folder: Path) -> None:
 
 
 def _is_bundle(folder: Path) -> bool:
-    return {path.name for path in folder.iterdir()} <= {_INDEX, "data", "pictures"} and (
-        folder / _INDEX
-    ).is_file()
+    """Whether a folder holds nothing but what a bundle of ours does."""
+    index = folder / _INDEX
+    if not index.is_file() or _GENERATOR not in index.read_text(encoding="utf-8", errors="replace")[:4096]:
+        return False
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return all(_BUNDLED.fullmatch(name) for name in files)
 
 
 def environment() -> jinja2.Environment:

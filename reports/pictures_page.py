@@ -161,8 +161,8 @@ def _chance(log_prob_nats: float) -> str:
 
 
 def _sureness(row: CaptionRow) -> str:
-    logs = row.word_log_probs[: len(row.words)]
-    if not row.words or len(logs) < len(row.words):
+    logs = row.spoken_log_probs
+    if not logs:
         return ""
     least = min(range(len(logs)), key=logs.__getitem__)
     if len(logs) == 1:

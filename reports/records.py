@@ -289,6 +289,12 @@ class CaptionRow:
     attention_coverage: float | None = None
     """Share of the picture that all its words together look at: near 0, one cell, to 1, all cells alike."""
 
+    @property
+    def spoken_log_probs(self) -> tuple[float, ...]:
+        """One of `word_log_probs` for each word; empty where these count silent tokens too, or are not known."""
+        of_words = len(self.word_log_probs) == len(self.words) + self.finished
+        return self.word_log_probs[: len(self.words)] if of_words else ()
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -320,7 +326,8 @@ def from_json(kind: type[_R], value: object, where: str) -> _R:
         The record.
 
     Raises:
-        SchemaError: if the schema version is unknown; another `RunError` if a value is missing or of another type.
+        SchemaError: if the schema version is unknown.
+        RunError: if a value is missing or of another type.
     """
     if kind is RunRecord and isinstance(value, dict) and value.get("schema_version") != SCHEMA_VERSION:
         raise SchemaError(
@@ -348,6 +355,7 @@ class _MismatchError(Exception):
 
 
 _Reader = Callable[[Any], Any]
+_LARGEST = 2**63 - 1  # no count is larger, and no float or table holds more
 
 
 def _is_shallow(value: object, levels: int = 20) -> bool:
@@ -472,7 +480,7 @@ def _plain_reader(kind: Any, words: tuple[Any, ...] | None) -> _Reader:
         return value
 
     def read_exactly(value: Any) -> Any:
-        if type(value) is not kind:
+        if type(value) is not kind or (kind is int and abs(value) > _LARGEST):
             raise _wrong(value, name)
         return value
 

@@ -35,7 +35,7 @@ _IN_LINE, _IN_QUOTES = _posix(r"(?:\\.|[^/\s\\])"), _posix(r"[^/\n]")
 # One character of a path in running text; of Windows also a space where a backslash follows: "C:\Users\Ann Lee\x.pth".
 _CHARACTER = r"(?:\\.|'(?=\w)|[^\s\"'`<>|\\])"
 _WINDOWS = r"(?:[^\s\"'`<>|]|[ ](?=[^\\/:\"'`<>|\n]{0,80}\\))"
-_URL = rf"(?<!\w)(?!{_SCHEMES}:)[a-z][a-z0-9+.-]*://"
+_URL = rf"(?<!\w)(?!{_SCHEMES}:)[a-z][a-z0-9+.-]{{0,30}}://"
 _PATHS = re.compile(
     rf"""
     (?P<url>{_URL})(?P<login>[^\s/@"'`]+@)?(?P<rest>[^\s"'`<>,;|()]*)

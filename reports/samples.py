@@ -104,7 +104,7 @@ def _sample(
         "words": [printable(word) for word in words],
         "classes": classes[: len(words)] if classes else None,
         "probabilities": [
-            round(math.exp(min(row.word_log_probs[t], 0.0)), 4) if t < len(row.word_log_probs) else None
+            round(math.exp(min(row.spoken_log_probs[t], 0.0)), 4) if row.spoken_log_probs else None
             for t in range(len(words))
         ],
         "alternatives": [

@@ -196,7 +196,7 @@ def _findings(rows: Sequence[BenchmarkRow]) -> Iterator[str]:
     if shares:
         least, middle, most = (number(found(shares), 2) for found in (min, median, max))
         yield (
-            f"{count(len(shares), 'benchmark')} with a known floor: the slowest has a share of {least}, the middle one "
+            f"{count(len(shares), 'benchmark')} with a known floor: the lowest share is {least}, the middle one "
             f"{middle}, the fastest {most}."
         )
     faster = [

@@ -52,6 +52,7 @@ _MAX_LINE = 4 << 20
 _MAX_FILE = 2 << 30
 _MAX_CELLS = 200_000_000
 _MAX_THUMB = 1 << 20
+_MAX_RATIO = 1e9
 _SCORE_KEYS = ("image_id", "beam_size")
 _ATTRIBUTION_KEYS = ("image_id", "beam_size", "word_index", "method", "word", "word_class")
 _WHOLE = ("beam_size", "word_index", "order")
@@ -137,7 +138,14 @@ class RunStore:
         if not isinstance(content, dict):
             raise RunError(f"{path} is not what a run writes; run it again with --fresh")
         speed = content.get("speed")
-        return None if speed is None else from_json(SpeedRecord, speed, f"{path}: speed")
+        record = None if speed is None else from_json(SpeedRecord, speed, f"{path}: speed")
+        for row in record.rows if record else ():
+            ratios = (*row.cpu_ratios, *row.wall_ratios)
+            if any(ratio and not 1 / _MAX_RATIO < abs(ratio) < _MAX_RATIO for ratio in ratios):
+                raise RunError(
+                    f"{path}: {row.name!r:.80} has times that no machine takes; run it again with --fresh"
+                )
+        return record
 
     def _write_speeds(self, content: Mapping[str, object]) -> None:
         """Replaces parts of throughput.json; a damaged one is replaced as a whole."""
@@ -189,7 +197,12 @@ class RunStore:
 
     def read_scores(self) -> pd.DataFrame | None:
         """scores.parquet: one row per (image_id, beam_size); None if it holds no row."""
-        return self._read_frame("scores.parquet", _SCORE_KEYS, ())
+        frame = self._read_frame("scores.parquet", _SCORE_KEYS, ())
+        if frame is not None and frame.duplicated(list(_SCORE_KEYS)).any():
+            raise RunError(
+                f"{self.path}/scores.parquet has an image twice at one beam size; score the run again"
+            )
+        return frame
 
     def write_attributions(self, frame: pd.DataFrame) -> None:
         """Writes attributions.parquet; NaN becomes null."""

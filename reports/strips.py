@@ -85,9 +85,9 @@ def strips(
 
 def shown_words(row: CaptionRow) -> tuple[tuple[str, str], ...]:
     """The words of a strip, each with the model's probability of it; empty where that is not known."""
-    known = len(row.word_log_probs)
+    logs = row.spoken_log_probs
     return tuple(
-        (word, wording.percent(math.exp(min(row.word_log_probs[t], 0.0))) if t < known else "")
+        (word, wording.percent(math.exp(min(logs[t], 0.0))) if logs else "")
         for t, word in enumerate(row.words[:SHOWN_WORDS])
     )
 

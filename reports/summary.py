@@ -134,7 +134,7 @@ def summarise(store: RunStore, captions: Sequence[CaptionRow] | None = None) -> 
         leads=_leads(scores, best) if scores is not None and best else {},
         true_words=_true_words(at_best) if at_best is not None else None,
         ranking=_ranking(at_best, best.name) if at_best is not None and best else {},
-        words=tuple(failing_words(said, rows)),
+        words=tuple(failing_words(said)),
     )
     if record.explanations is None or rows is None:
         return summary
@@ -143,7 +143,9 @@ def summarise(store: RunStore, captions: Sequence[CaptionRow] | None = None) -> 
     summary = _with_tables(summary, rows, explained.methods)
     sane = sanity(checked, explained.methods) if checked is not None else None
     struck = _struck(explained, summary.completeness, sane)
+    judged = best and best.beam_size == explained.beam_size and LAGS[0] not in struck
     return summary._replace(
+        words=tuple(failing_words(said, rows)) if judged else summary.words,
         struck=struck,
         sanity=sane,
         interventions=interventions(tampered) if tampered is not None else {},
@@ -171,7 +173,6 @@ def _with_tables(summary: Summary, rows: pd.DataFrame, methods: Sequence[MethodI
     classes = dict(_by_class(attention))
     content = attention[attention["word_class"] != FUNCTION]
     strata = {ALL: attention, CONTENT: content} | classes
-    completeness = ((m.name, _completeness(of[m.name])) for m in methods if m.complete and m.name in of)
     return summary._replace(
         methods=tuple(methods),
         localisation=table(shown.items(), LOCALISATION, askable(rows, LOCALISATION)),
@@ -184,7 +185,7 @@ def _with_tables(summary: Summary, rows: pd.DataFrame, methods: Sequence[MethodI
         faithfulness=table(shown.items(), OPERATED, askable(rows, OPERATED)),
         extras=table(shown.items(), EXTRAS, askable(rows, EXTRAS)),
         classes=_class_tables(rows, shown),
-        completeness={name: found for name, found in completeness if found},
+        completeness=_completenesses(methods, of),
         paths=table(strata.items(), PATHS),
         lags=_lags(of, [ALL, *classes]),
         trial=table(strata.items(), (*TRIAL_DROPS, *TRIAL_DISTANCES, GATE)),
@@ -221,6 +222,31 @@ def _lags(
         if profile:
             profiles[name] = profile
     return profiles
+
+
+def struck_methods(
+    explained: ExplanationInfo, rows: pd.DataFrame, checked: pd.DataFrame | None
+) -> dict[str, str]:
+    """Methods that may be neither ranked nor compared.
+
+    Args:
+        explained: of run.json.
+        rows: of attributions.parquet, of the beam size that was explained.
+        checked: sanity.parquet; None if nothing was checked.
+
+    Returns:
+        By method the reasons, in half a sentence.
+    """
+    groups = {str(name): ours for name, ours in rows.groupby("method", sort=False)}
+    sane = sanity(checked, explained.methods) if checked is not None else None
+    return _struck(explained, _completenesses(explained.methods, groups), sane)
+
+
+def _completenesses(
+    methods: Sequence[MethodInfo], groups: Mapping[str, pd.DataFrame]
+) -> dict[str, Completeness]:
+    found = ((m.name, _completeness(groups[m.name])) for m in methods if m.complete and m.name in groups)
+    return {name: completeness for name, completeness in found if completeness}
 
 
 def _struck(

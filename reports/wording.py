@@ -45,7 +45,8 @@ def subject(record: RunRecord) -> str:
 
 def number(value: float, digits: int = 3) -> str:
     """Some decimals; one from ten on, where more would be noise."""
-    return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:,.1f}"
+    text = f"{value:.{digits}f}" if abs(value) < 10 else f"{value:,.1f}"
+    return text if text.strip("-0.") else text.lstrip("-")  # nothing is less than nothing
 
 
 def percent(value: float) -> str:

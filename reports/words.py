@@ -14,7 +14,7 @@ import pandas as pd
 from reports import wording
 from reports.records import CaptionRow
 from reports.stats import Interval, share_interval
-from reports.tables import Cell, Grid, Row, number, span
+from reports.tables import EMPTY, Cell, Grid, Row, number, span
 
 LEAST = 5
 """Pictures that a word must be said of to be judged."""
@@ -31,7 +31,10 @@ class WordFound(NamedTuple):
     probability: float | None
     """The model's own, on average."""
     pointing: float | None
-    """How often attention's brightest cell lies on what it names; None where that is not known."""
+    """How often attention's brightest cell lies on what it names, over the pictures that were explained; None where
+    these are fewer than `LEAST`."""
+    explained: int = 0
+    """How many pictures that is."""
 
 
 def failing_words(
@@ -41,7 +44,8 @@ def failing_words(
 
     Args:
         captions: of one beam size, one per picture.
-        attributions: rows of attributions.parquet; None where nothing was explained.
+        attributions: rows of attributions.parquet of that beam size; None where none of it was explained, or attention
+            is not to be believed.
 
     Returns:
         The words: by the lower end of the interval, so that those whose share is high for certain come first; words
@@ -56,12 +60,15 @@ def failing_words(
         known = {*_TOKEN.findall(text), *text.split()}
         said.update(set(row.words))
         missing.update(word for word in set(row.words) if word.lower() not in known)
-        for word, log in zip(row.words, row.word_log_probs, strict=False):
+        for word, log in zip(row.words, row.spoken_log_probs, strict=False):
             logs.setdefault(word, []).append(log)
     pointing = _pointing(attributions)
     found = [
         WordFound(
-            word, share_interval(missing[word], times), _mean_probability(logs.get(word)), pointing.get(word)
+            word,
+            share_interval(missing[word], times),
+            _mean_probability(logs.get(word)),
+            *pointing.get(word, (None, 0)),
         )
         for word, times in said.items()
         if times >= LEAST
@@ -79,11 +86,13 @@ def _mean_probability(logs: Sequence[float] | None) -> float | None:
     return float(np.exp(np.minimum(logs, 0.0)).mean()) if logs else None
 
 
-def _pointing(rows: pd.DataFrame | None) -> Mapping[str, float]:
+def _pointing(rows: pd.DataFrame | None) -> Mapping[str, tuple[float, int]]:
+    """Of words that attention was asked about in at least `LEAST` pictures: the mean over these, and their number."""
     if rows is None:
         return {}
     known = rows[(rows["method"] == "attention") & rows["pointing"].notna()]
-    return {str(word): float(value) for word, value in known.groupby("word")["pointing"].mean().items()}
+    means = known.groupby(["word", "image_id"])["pointing"].mean().groupby(level="word").agg(["mean", "size"])
+    return {str(word): (float(mean), int(n)) for word, mean, n in means.itertuples(name=None) if n >= LEAST}
 
 
 def word_table(words: Sequence[WordFound]) -> Grid | None:
@@ -104,7 +113,9 @@ def word_table(words: Sequence[WordFound]) -> Grid | None:
                 Cell(wording.percent(found.missing.value), (span(found.missing, unit="share"),)),
                 Cell(f"{found.missing.n:,}"),
                 Cell("–" if found.probability is None else wording.percent(found.probability)),
-                Cell("–" if found.pointing is None else number(found.pointing, 2)),
+                EMPTY
+                if found.pointing is None
+                else Cell(number(found.pointing, 2), (f"{found.explained:,} pictures",)),
             ),
         )
         for found in words[:SHOWN]

@@ -14,16 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reports.comparison.compare import Comparison, compare
-from reports.comparison.explanations import pooled
+from reports.comparison.explanations import ExplanationComparison, Gaze, pooled
+from reports.comparison.machines import MOST_SETTINGS
 from reports.comparison.markdown import as_markdown
-from reports.comparison.output import as_json, as_text, matrix
+from reports.comparison.output import as_json, as_text, matrix, shown_ids, told_ids
 from reports.comparison.scores import MetricTest
+from reports.comparison.tables import paces
+from reports.comparison.tables import settings as settings_table
+from reports.comparison.verdict import _elsewhere
 from reports.comparison.words import aligned, changes
 from reports.corpus import corpus_scores, metric_names
 from reports.maps import map_key
 from reports.records import GateRow, ImageCounts, RunError
 from reports.speed import SpeedRecord, SpeedRow
-from reports.stats import BLEU_STATISTICS, METEOR_STATISTICS, paired_tests
+from reports.stats import BLEU_STATISTICS, METEOR_STATISTICS, Interval, paired_tests
 from reports.store import RunStore
 
 BEAM, IMAGES = 5, 26
@@ -239,7 +243,20 @@ def test_the_beam_size_is_the_one_asked_for_or_the_largest_that_all_have(scored_
     edit_captions(small, lambda row: None if row.beam_size == 5 else row)
     assert {run.beam_size for run in compared(scored_run, small).runs} == {3}
     assert {run.beam_size for run in compared(scored_run, small, beam_size=1).runs} == {1}
-    assert [run.beam_size for run in compared(f"{scored_run}@5", small).runs] == [5, 3]
+    named = compared(f"{scored_run}@1", small)
+    assert {run.beam_size for run in named.runs} == {1}, "what was asked for of one run counts for the others"
+    assert named.warnings == ()
+
+
+def test_beam_sizes_that_differ_unasked_are_warned_of_by_name(scored_run: Path, copy_run) -> None:
+    small = copy_run("small")
+    edit_captions(small, lambda row: None if row.beam_size == 5 else row)
+    unasked = compared(f"{scored_run}@5", small)
+    assert [run.beam_size for run in unasked.runs] == [5, 3]
+    assert unasked.warnings == (
+        "The runs are compared at different beam sizes: first at beam size 5, small at beam size 3.",
+    )
+    assert compared(f"{scored_run}@5", f"{small}@3").warnings == ()
 
 
 def test_runs_without_a_common_beam_size_are_compared_at_their_own_best(scored_run: Path, copy_run) -> None:
@@ -326,7 +343,7 @@ def test_scores_that_contradict_the_run_are_refused(scored_run: Path, copy_run) 
     ):
         compared(scored_run, wrong)
     RunStore(twice).write_scores(pd.concat([frame, frame[:3]]))
-    with pytest.raises(RunError, match=r"scores\.parquet of “twice” holds “scene-000” more than once"):
+    with pytest.raises(RunError, match=r"twice/scores\.parquet has an image twice at one beam size"):
         compared(scored_run, twice)
 
 
@@ -357,7 +374,8 @@ def test_runs_that_differ_in_more_than_captions_are_compared_with_a_warning(
 @pytest.mark.parametrize(
     ("name", "warning"),
     [
-        ("data", "“first” and “second” captioned other pictures under the same ids: the hashes of their data differ."),
+        ("data", "“first” and “second”: the hashes of their data differ: other picture files, or another order of "
+         "images or references."),
         ("vocabulary", "“first” and “second” have different vocabularies."),
     ],
 )  # fmt: skip
@@ -394,8 +412,8 @@ def test_a_metric_that_was_computed_in_another_way_is_left_out_by_name(scored_ru
     comparison = compared(scored_run, other)
     assert [metric.name for metric in comparison.metrics] == TESTED[1:]
     assert comparison.left_out == (
-        "CIDEr is not compared: it was computed in another way: signature references:2|cider in “first”, "
-        "references:2|cider:other in “other”.",
+        "CIDEr is not compared: it was computed in another way: signature cider in “first”, cider:other in "
+        "“other”.",
     )
     assert "CIDEr" in {other.name for other in comparison.others}
 
@@ -425,6 +443,44 @@ def test_frequencies_of_other_images_leave_cider_out(copy_run) -> None:
     assert compared(one, fewer).left_out == ()
 
 
+def test_frequencies_of_other_files_of_the_same_name_leave_cider_out(copy_run) -> None:
+    one, other = copy_run("one"), copy_run("other")
+    for run, digest in ((one, "aa"), (other, "bb")):
+        signed_as(run, "cider|df:fixed-coco-1000-images")
+        edit(run, provenance=provenance(run, frequencies=digest))
+    assert compared(one, other).left_out == (
+        "CIDEr is not compared: its document frequencies come from different files.",
+    )
+    edit(other, provenance=provenance(other, frequencies="aa"))
+    assert compared(one, other).left_out == ()
+
+
+def test_how_many_references_other_images_have_leaves_no_metric_out(copy_run) -> None:
+    one, other = copy_run("one"), copy_run("other")
+    signed_as(one, "references:2-7|cider")
+    signed_as(other, "references:2|cider")
+    assert compared(one, other).left_out == ()
+
+
+def test_values_and_differences_are_over_the_images_that_every_run_has_a_score_of(copy_run) -> None:
+    runs = [copy_run(name) for name in ("one", "two", "three")]
+    for run, lacking in zip(runs, ("scene-000", "scene-001", "scene-002"), strict=True):
+        frame = RunStore(run).read_scores()
+        assert frame is not None
+        hit = frame["image_id"] == lacking
+        write_scores(run, frame.assign(CIDEr=frame["CIDEr"].where(~hit) + (0.5 if run is runs[1] else 0)))
+    comparison = compared(*runs)
+    cider = comparison.metrics[0]
+    assert {interval.n for interval in cider.intervals} == {IMAGES - 3}
+    assert {pair.tests[0].test.n for pair in comparison.pairs} == {IMAGES - 3}
+    difference = cider.intervals[1].value - cider.intervals[0].value
+    assert found_in(comparison, "CIDEr").test.difference == pytest.approx(difference) == pytest.approx(0.5)
+    assert {interval.n for interval in comparison.metrics[1].intervals} == {IMAGES}
+    assert comparison.warnings == (
+        "CIDEr is compared over 23 of 26 images: the others lack it in at least one run.",
+    )
+
+
 def test_a_metric_of_one_run_alone_is_left_out_with_the_reason(copy_run) -> None:
     one, other = copy_run("one"), copy_run("other")
     metrics = RunStore(other).read_run().metrics
@@ -444,7 +500,7 @@ def test_a_metric_without_a_common_image_is_left_out(copy_run) -> None:
         known = (frame["image_id"] < "scene-013") == first
         write_scores(run, frame.assign(CIDEr=frame["CIDEr"].where(known)))
     comparison = compared(one, other)
-    assert comparison.left_out == ("CIDEr is not compared: there are runs that have it of no common image.",)
+    assert comparison.left_out == ("CIDEr is not compared: no image has it in every run.",)
     assert [metric.name for metric in comparison.metrics] == TESTED[1:]
     assert comparison.against[0].captions.metric == "BLEU-4"
 
@@ -541,6 +597,37 @@ def test_maps_of_half_the_words_are_partly_at_the_same_places(copy_run) -> None:
     assert answers(comparison)[2] == "Partly"
 
 
+def test_captions_that_share_no_word_have_no_gaze_to_compare(scored_run: Path, copy_run) -> None:
+    other = copy_run("other")
+    edit_captions(other, lambda row: dataclasses.replace(row, words=("pink",), caption="pink"))
+    found = compared(scored_run, other).against[0].explanations
+    assert found.gaze is None
+    assert found.notes == (
+        "No image that both explained has two words that both captions share, with maps of attention.",
+    )
+
+
+def gaze_of(low: float, high: float, null: float = 0.4) -> Gaze:
+    middle = (low + high) / 2
+    return Gaze(Interval(null + middle, null, 1.0, 9), null, Interval(middle, low, high, 9), 20)
+
+
+@pytest.mark.parametrize(
+    ("gaze", "answer"),
+    [
+        (gaze_of(-0.1, 0.19), "Yes, elsewhere"),
+        (gaze_of(-0.1, 0.21), "Can’t be said"),
+        (gaze_of(-0.1, 0.21)._replace(excess=Interval(0.1, None, None, 1)), "Can’t be said"),
+        (gaze_of(0.01, 0.3), "Partly"),
+        (gaze_of(0.3, 0.6), "No, at the same places"),
+    ],
+)
+def test_looking_elsewhere_needs_evidence_and_not_its_lack(gaze: Gaze, answer: str) -> None:
+    finding = _elsewhere("second", ExplanationComparison((), gaze, ()))
+    assert finding.answer == answer
+    assert any("interval" in sentence for sentence in finding.sentences) == (answer == "Can’t be said")
+
+
 def test_maps_on_another_grid_are_pooled_and_the_page_says_so(scored_run: Path, copy_run) -> None:
     coarse = copy_run("coarse")
 
@@ -589,6 +676,54 @@ def test_planted_differences_of_measures_are_found_and_corrected_within_their_fa
     assert len(words) == 5, "function words have no mass"
 
 
+def test_places_from_other_regions_leave_localisation_out_with_a_note(copy_run) -> None:
+    one, other = copy_run("one"), copy_run("other")
+    edit(one, provenance=provenance(one, regions="aa"))
+    explained = compared(one, other).against[0].explanations
+    assert {t.measure.column for t in explained.tests} == {
+        "abpc_cells",
+        "permute_drop",
+        "share_now",
+        "cosine",
+    }
+    assert explained.notes == (
+        "Pointing, mass and AUC are not compared: the places of words come from different regions files, or one run "
+        "had none.",
+    )
+    edit(other, provenance=provenance(other, regions="aa"))
+    assert compared(one, other).against[0].explanations.notes == ()
+
+
+def test_other_grids_and_baselines_are_warned_of(copy_run) -> None:
+    first, second = copy_run("first"), copy_run("second")
+    record = RunStore(second).read_run()
+    assert record.model is not None
+    assert record.explanations is not None
+    edit(
+        second,
+        model=dataclasses.replace(record.model, grid=(7, 7)),
+        explanations=dataclasses.replace(record.explanations, annotation_baseline="zeros"),
+    )
+    grids, baselines = compared(first, second).warnings
+    assert grids == (
+        "“first” and “second” have other attention grids, 14 × 14 and 7 × 7 cells: measures of maps do not compare "
+        "across grids."
+    )
+    assert "“zeros”: ABPC and the cosine with integrated gradients do not compare." in baselines
+
+
+def test_a_method_that_breaks_its_own_sum_is_left_out_as_in_the_report(scored_run: Path, copy_run) -> None:
+    bad = copy_run("bad")
+    frame = RunStore(bad).read_attributions()
+    assert frame is not None
+    errors = frame["completeness_error"].where(frame["method"] != "grid_integrated_gradients", 0.4)
+    RunStore(bad).write_attributions(frame.assign(completeness_error=errors))
+    found = compared(scored_run, bad).against[0].explanations
+    assert "cosine" not in {test.measure.column for test in found.tests}
+    (note,) = found.notes
+    assert "“bad” is left out: its sum misses the score difference it should add up to by 40 %." in note
+
+
 def test_attention_that_failed_a_gate_is_left_out_with_the_reason(scored_run: Path, copy_run) -> None:
     bad = copy_run("bad")
     explained = RunStore(bad).read_run().explanations
@@ -633,7 +768,11 @@ def speed_record(factor: float = 1.0, **fields: object) -> SpeedRecord:
 
 @pytest.mark.parametrize(
     ("factor", "outcome", "answer"),
-    [(1.5, "slower", "No, slower"), (1 / 1.5, "faster", "Yes"), (1.0, "same", "No difference shows")],
+    [
+        (1.5, "slower", "No, slower"),
+        (1 / 1.5, "faster", "Yes"),
+        (1.0, "same", "No difference beyond 20\u00a0%"),
+    ],
 )
 def test_planted_slowness_is_found(copy_run, factor: float, outcome: str, answer: str) -> None:
     one, other = copy_run("one"), copy_run("other")
@@ -645,6 +784,23 @@ def test_planted_slowness_is_found(copy_run, factor: float, outcome: str, answer
     assert {row.pace.outcome for row in rows} == {outcome}
     assert rows[0].pace.slowdown == pytest.approx(factor - 1)
     assert answers(comparison)[3] == answer
+
+
+def test_a_speed_up_that_could_hide_in_the_noise_is_not_called_the_same(copy_run) -> None:
+    runs = [copy_run("one"), copy_run("other")]
+    for run, ratios in zip(runs, ((1.0, 1.0, 1.0, 1.0), (0.8, 0.85, 0.95, 1.0)), strict=True):
+        row = SpeedRow("decode", {"images": 16}, ratios, ratios, {}, None)
+        RunStore(run).write_speed(dataclasses.replace(speed_record(), rows=(row,)))
+    for pair, unlikely in ((runs, "low"), (runs[::-1], "high")):
+        comparison = compared(*pair)
+        pace = comparison.against[0].speed.rows[0].pace
+        assert abs(getattr(pace, unlikely)) > 0.19
+        assert pace.outcome == "inconclusive"
+        assert answers(comparison)[3] == "Too noisy to tell"
+        grid = paces(comparison.against[0])
+        assert grid is not None
+        assert grid.columns[0].value == "Change, with 90 % interval"
+        assert "of time (90 % interval " in grid.groups[""][0].cells[0].value
 
 
 @pytest.mark.parametrize(
@@ -689,6 +845,51 @@ def test_settings_in_which_runs_differ_are_listed_without_folders(copy_run) -> N
     }
     with_paths = dict(compared(one, other, with_paths=True).settings)
     assert with_paths["settings: checkpoint"][0] == "/home/ann/models/a.pth"
+
+
+def test_settings_that_differ_in_a_folder_alone_are_listed(copy_run) -> None:
+    one, other = copy_run("one"), copy_run("other")
+    edit(one, config={"checkpoint": "/home/ann/old/best.pth"})
+    edit(other, config={"checkpoint": "/home/ann/new/best.pth"})
+    comparison = compared(one, other)
+    assert comparison.settings == (("settings: checkpoint", ("…/best.pth", "…/best.pth")),)
+    grid = settings_table(comparison)
+    assert grid is not None
+    assert "shown alike differ in what is cut" in grid.caption
+
+
+def test_a_list_of_settings_that_is_cut_says_so(copy_run) -> None:
+    one, other = copy_run("one"), copy_run("other")
+    edit(other, config={f"setting {n}": n for n in range(MOST_SETTINGS + 20)})
+    comparison = compared(one, other)
+    grid = settings_table(comparison)
+    assert grid is not None
+    assert len(grid.groups[""]) == MOST_SETTINGS
+    assert f"The first 100 of {len(comparison.settings)} are listed" in grid.caption
+    assert len(json.loads(as_json(comparison))["settings"]) == len(comparison.settings) >= MOST_SETTINGS + 20
+
+
+def test_images_that_are_shown_alike_are_numbered_everywhere(copy_run) -> None:
+    runs = [copy_run("one"), copy_run("other")]
+    for run in runs:
+        folders = {"scene-000": "/home/a/x.jpg", "scene-001": "/home/b/x.jpg"}
+        frame = RunStore(run).read_scores()
+        assert frame is not None
+        write_scores(run, frame.assign(image_id=frame["image_id"].replace(folders)))
+        edit_captions(
+            run,
+            lambda row, folders=folders: dataclasses.replace(
+                row, image_id=folders.get(row.image_id, row.image_id)
+            ),
+        )
+    edit_captions(runs[1], lambda row: dataclasses.replace(row, words=("pink",), caption="pink"))
+    shown = shown_ids(with_paths=False)
+    comparison = compared(*runs)
+    (captions,) = json.loads(as_json(comparison, shown=shown))["captions"]
+    names = [row["image_id"] for row in captions["changed"]]
+    assert len(set(names)) == IMAGES
+    assert {"…/x.jpg", "…/x.jpg (2)"} <= set(names)
+    assert told_ids(comparison, shown)["/home/b/x.jpg"] == "…/x.jpg (2)"
 
 
 def test_mixed_outcomes_are_called_mixed(scored_run: Path, copy_run) -> None:

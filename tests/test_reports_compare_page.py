@@ -139,6 +139,27 @@ def test_what_can_not_be_compared_leaves_no_file(runs: list[str], tmp_path: Path
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("run/run.html", "in the directory of a run"),
+        ("x.json", "the comparison’s .json file would take its place"),
+        ("x.MD", "the comparison’s .MD file would take its place"),
+        ("run", "which is no name of a file"),
+    ],
+)
+def test_a_page_never_takes_the_place_of_other_files(
+    runs: list[str], tmp_path: Path, name: str, reason: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    record = tmp_path / "run" / "run.json"
+    record.write_text("{}")
+    with pytest.raises(RunError, match=re.escape(reason)):
+        write_comparison(runs[:2], tmp_path / name)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [record]
+    assert record.read_text() == "{}"
+
+
 def test_more_than_two_runs_have_a_matrix_of_who_beats_whom(runs: list[str]) -> None:
     html = render_comparison(compare(runs), images=Wanted(0)).html
     elements = parse(html)

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from reports.gallery import Wanted, by_lot, gallery
+from reports.gallery import Wanted, by_lot, gallery, told_apart
 from reports.overlay import STEPS, colours, overlay_png, quantised
 from reports.page import render
-from reports.records import CaptionRow
+from reports.records import CaptionRow, MethodInfo
 from reports.samples import Variant
 from reports.store import RunStore
 
@@ -121,3 +122,34 @@ def test_data_in_the_page_can_end_no_element_and_reads_back_printable(tmp_path: 
 
 def test_the_colours_in_the_page_are_those_of_the_pictures(whole: dict) -> None:
     assert base64.b64decode(whole["colours"]) == colours().tobytes()
+
+
+def test_images_that_are_called_alike_are_told_apart() -> None:
+    assert told_apart(["a", "a", "a (2)", "b", "a"]) == ["a", "a (2)", "a (2) (2)", "b", "a (3)"]
+
+
+def test_a_method_is_struck_out_only_where_every_run_strikes_it_out(tmp_path: Path) -> None:
+    method = MethodInfo("m", "M", "grid", False, False, "")
+    frame = pd.DataFrame({"image_id": ["a"], "method": "m", "word_index": 0, "word_class": "content"})
+    known = {"methods": (method,), "attributions": frame}
+    sound, failed = (
+        variant(tmp_path, row("a"), **known),
+        variant(tmp_path, row("a"), struck={"m": "why"}, **known),
+    )
+    both = gallery([failed, failed], ["a"], noun="run", start=0).index["methods"]
+    one = gallery([sound, failed], ["a"], noun="run", start=0).index["methods"]
+    assert [m["struck"] for m in both] == ["why"]
+    assert [(m["struck"], m["note"]) for m in one] == [(None, "struck out in run: why")]
+
+
+def test_a_score_of_an_image_without_a_caption_is_passed_over(tmp_path: Path) -> None:
+    made = gallery([variant(tmp_path, row("a"))], ["a"], noun="run", start=0, ranking=["gone", "a"])
+    assert made.index["ids"] == ["a"]
+
+
+def test_words_have_no_probability_where_silent_tokens_stand_between_them(tmp_path: Path) -> None:
+    silent = row("a", "a dog", word_log_probs=(-0.1, -2.5, -0.2, -0.2))
+    spoken = row("b", "a dog", word_log_probs=(-0.1, -0.2, -0.2))
+    samples = gallery([variant(tmp_path, silent, spoken)], ["a", "b"], noun="run", start=0).samples
+    assert samples[0]["0"]["probabilities"] == [None, None]
+    assert samples[1]["0"]["probabilities"] == [0.9048, 0.8187]

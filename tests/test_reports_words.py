@@ -17,7 +17,7 @@ def said(image_id: str, caption: str, *references: str, log: float = -0.1) -> Ca
         words,
         tuple(range(len(words))),
         0.0,
-        (log,) * len(words),
+        (log,) * (len(words) + 1),
         references,
         True,
         None,
@@ -60,7 +60,8 @@ def test_certain_failures_come_before_rare_ones() -> None:
 
 def test_of_words_that_are_never_missing_those_come_first_that_attention_misses() -> None:
     rows = [said(str(n), "red dog", "red dog") for n in range(5)]
-    frame = pd.DataFrame({"word": ["red", "dog"], "method": "attention", "pointing": [0.9, 0.4]})
+    seen = [("red", n, 0.9) for n in "abcde"] + [("dog", n, 0.4) for n in "abcde"]
+    frame = pd.DataFrame(seen, columns=["word", "image_id", "pointing"]).assign(method="attention")
     found = failing_words(rows, frame)
     assert [word.word for word in found] == ["dog", "red"]
     assert [row.head for row in word_table(found).groups[""]] == ["dog", "red"]
@@ -69,9 +70,12 @@ def test_of_words_that_are_never_missing_those_come_first_that_attention_misses(
 def test_pointing_is_attention_s_mean_over_the_times_that_the_word_has_a_place() -> None:
     rows = [said(str(n), "cat", "a dog") for n in range(5)]
     frame = pd.DataFrame({
-        "word": ["cat"] * 6, "method": ["attention"] * 5 + ["random"], "pointing": [1.0, 0.0, 1.0, 1.0, np.nan, 0.0],
+        "word": ["cat"] * 8, "image_id": list("aabcdefa"), "method": ["attention"] * 7 + ["random"],
+        "pointing": [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, np.nan, 0.0],
     })  # fmt: skip
     (found,) = failing_words(rows, frame)
-    assert found.pointing == 0.75
+    assert (found.pointing, found.explained) == (0.7, 5), "the mean of the pictures, .5 1 1 0 1"
+    few = failing_words(rows, frame[frame["image_id"] != "e"])
+    assert few[0].pointing is None, "four pictures are too few"
     table = word_table([found])
-    assert [cell.value for cell in table.groups[""][0].cells] == ["100\u00a0%", "5", "90\u00a0%", "0.75"]
+    assert [cell.value for cell in table.groups[""][0].cells] == ["100\u00a0%", "5", "90\u00a0%", "0.70"]

@@ -13,6 +13,7 @@ from reports.comparison.scores import (
     Pair,
     best_runs,
     compared_metrics,
+    missing_scores,
     other_metrics,
     pairs,
     tested_metrics,
@@ -64,7 +65,7 @@ def compare(
     """Compares runs; equal runs give an equal comparison.
 
     Args:
-        runs: two to eight directories, as `compare_runs.select` takes them; the first is what others stand beside.
+        runs: two to eight directories, as `runs.select` takes them; the first is what others stand beside.
         beam_size: of runs that name none.
         with_paths: whether absolute paths in settings and commands are kept.
         command: what makes this comparison again.
@@ -78,21 +79,13 @@ def compare(
         compared = tuple(run._replace(record=redacted(run.record)) for run in compared)
         command = without_paths(command)
     names, left_out = tested_metrics(compared)
-    tests = pairs(compared, names)
-    metrics = tuple(
-        metric
-        for metric in compared_metrics(compared, names)
-        if all(metric.name in {test.metric for test in pair.tests} for pair in tests)
-    )
+    metrics = compared_metrics(compared, names)
     kept = [metric.name for metric in metrics]
     left_out += [
-        f"{name} is not compared: there are runs that have it of no common image."
-        for name in names
-        if name not in kept
+        f"{name} is not compared: no image has it in every run." for name in names if name not in kept
     ]
-    tests = tuple(
-        pair._replace(tests=tuple(test for test in pair.tests if test.metric in kept)) for pair in tests
-    )
+    warnings += missing_scores(compared, metrics)
+    tests = pairs(compared, kept)
     leading = kept[0] if kept else None
     explained = explanation_comparisons(compared)
     against = []
@@ -114,7 +107,7 @@ def compare(
         best,
         tuple(against),
         overall([run.name for run in compared], tests, best) if len(compared) > 2 else (),
-        settings(compared),
+        settings(selected.runs, with_paths=with_paths),
         warnings,
         printable(command),
     )

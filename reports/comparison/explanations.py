@@ -10,7 +10,6 @@ from jaxtyping import Float
 from reports.comparison.runs import ComparedRun
 from reports.comparison.scores import SIGNS, outcome_of
 from reports.comparison.words import aligned
-from reports.explanations import failed_gates, sanity
 from reports.legend import Measure, measure_of
 from reports.maps import Map, map_key
 from reports.stats import (
@@ -22,6 +21,7 @@ from reports.stats import (
     rank_biserial,
     ratio_intervals,
 )
+from reports.summary import struck_methods
 from reports.wording import beam, clip, printable
 
 ATTENTION, REFERENCE = "attention", "grid_integrated_gradients"
@@ -30,6 +30,11 @@ _COVERAGE = Measure(
     "Share of the picture that all words of a caption together look at: near 0 one cell, 1 all cells alike.",
 )  # fmt: skip
 _FUNCTION = "function"
+_PLACES = "localisation"
+_OTHER_PLACES = (
+    "Pointing, mass and AUC are not compared: "
+    "the places of words come from different regions files, or one run had none."
+)
 _AT_A_TIME = 250  # images whose maps are held
 
 
@@ -56,9 +61,9 @@ class MeasureOf(NamedTuple):
 
 
 MEASURES = (
-    MeasureOf("localisation", "pointing", ATTENTION),
-    MeasureOf("localisation", "mass", ATTENTION),
-    MeasureOf("localisation", "auc", ATTENTION),
+    MeasureOf(_PLACES, "pointing", ATTENTION),
+    MeasureOf(_PLACES, "mass", ATTENTION),
+    MeasureOf(_PLACES, "auc", ATTENTION),
     MeasureOf("faithfulness", "abpc_cells", ATTENTION),
     MeasureOf("attention on trial", "permute_drop", ATTENTION, content=True),
     MeasureOf("attention on trial", "share_now", ATTENTION, content=True),
@@ -135,7 +140,11 @@ def explanation_comparisons(runs: Sequence[ComparedRun]) -> tuple[ExplanationCom
         One for each run but the first.
     """
     explained = [_explained(run) for run in runs]
-    found = [_tests(explained[0].values, other.values) for other in explained[1:]]
+    placed = [_same_places(runs[0], run) for run in runs[1:]]
+    found = [
+        _tests(explained[0].values, other.values, places=same)
+        for other, same in zip(explained[1:], placed, strict=True)
+    ]
     for family in dict.fromkeys(measure.family for measure in MEASURES):
         adjusted = holm({
             (run, test.measure.column): test.test.p_differs
@@ -153,13 +162,25 @@ def explanation_comparisons(runs: Sequence[ComparedRun]) -> tuple[ExplanationCom
             for run, tests in enumerate(found)
         ]
     comparisons = []
-    for run, other, tests in zip(runs[1:], explained[1:], found, strict=True):
+    for run, other, tests, same in zip(runs[1:], explained[1:], found, placed, strict=True):
         gaze, more = _gaze(runs[0], run, explained[0].images & other.images)
         notes = dict.fromkeys([*explained[0].notes, *other.notes])
         if gaze or not notes:  # else these say why there is none
             notes |= dict.fromkeys(more)
+        if not same and any(_has_places(one.values) for one in (explained[0], other)):
+            notes[_OTHER_PLACES] = None
         comparisons.append(ExplanationComparison(tuple(tests), gaze, tuple(notes)))
     return tuple(comparisons)
+
+
+def _same_places(first: ComparedRun, second: ComparedRun) -> bool:
+    """Whether words were held to lie in the same regions: those of the same file, or of none."""
+    ours, theirs = (run.record.provenance.sha256.get("regions") for run in (first, second))
+    return ours == theirs
+
+
+def _has_places(values: pd.DataFrame) -> bool:
+    return any(_key(m) in values and values[_key(m)].notna().any() for m in MEASURES if m.family == _PLACES)
 
 
 def _explained(run: ComparedRun) -> _Explained:
@@ -174,10 +195,12 @@ def _explained(run: ComparedRun) -> _Explained:
     rows = run.store.read_attributions()
     if rows is None:
         return _Explained(values, frozenset(), (f"“{run.name}” holds no explanation.",))
-    rows = rows[(rows["beam_size"] == run.beam_size) & rows["method"].isin([ATTENTION, REFERENCE])]
+    rows = rows[rows["beam_size"] == run.beam_size]
+    left_out = struck_methods(info, rows, run.store.read_sanity())
+    rows = rows[rows["method"].isin([ATTENTION, REFERENCE])]
     rows = rows[rows["image_id"].isin(list(run.captions))]
     rows = rows.drop_duplicates(["image_id", "word_index", "method"])
-    struck = {name: why for name, why in struck_methods(run).items() if name in (ATTENTION, REFERENCE)}
+    struck = {name: why for name, why in left_out.items() if name in (ATTENTION, REFERENCE)}
     labels = {method.name: clip(printable(method.label), 80) for method in info.methods}
     notes = [
         f"{labels.get(name, name)} of “{run.name}” is left out: {clip(printable(why))}."
@@ -188,19 +211,6 @@ def _explained(run: ComparedRun) -> _Explained:
         rows = rows[:0]
     looked = frozenset(rows.loc[rows["method"] == ATTENTION, "image_id"])
     return _Explained(pd.concat([values, _of_words(rows)], axis=1), looked, tuple(notes))
-
-
-def struck_methods(run: ComparedRun) -> dict[str, str]:
-    """Methods that failed a gate or the sanity check, with the reason in half a sentence."""
-    info = run.record.explanations
-    if info is None:
-        return {}
-    frame, vetoed = run.store.read_sanity(), {}
-    if frame is not None:
-        frame = frame[frame["test"] == "cascade"]
-        # The last stage, when every weight is random, decides.
-        vetoed = dict(sanity(frame[frame["order"] == frame["order"].max()], info.methods).vetoed)
-    return vetoed | failed_gates(info.gates)
 
 
 def _of_captions(run: ComparedRun) -> pd.DataFrame:
@@ -220,7 +230,7 @@ def _of_words(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over each image's words, of the images that were explained."""
     columns = {}
     for measure in MEASURES:
-        if measure.method is not None and measure.column in rows:
+        if measure.method is not None:
             ours = rows[rows["method"] == measure.method]
             if measure.content:
                 ours = ours[ours["word_class"] != _FUNCTION]
@@ -234,11 +244,12 @@ def _key(measure: MeasureOf) -> str:
     return measure.column.upper()
 
 
-def _tests(first: pd.DataFrame, second: pd.DataFrame) -> list[MeasureTest]:
+def _tests(first: pd.DataFrame, second: pd.DataFrame, *, places: bool) -> list[MeasureTest]:
+    """Of all measures, or, if words lie in other places in both runs, of those that ask for no place."""
     found = []
     for measure in MEASURES:
         key = _key(measure)
-        if key not in first or key not in second:
+        if key not in first or key not in second or (measure.family == _PLACES and not places):
             continue
         both = pd.concat([first[key], second[key]], axis=1, keys=["first", "second"]).dropna()
         if both.empty:
@@ -311,10 +322,10 @@ def _alike(
     Returns:
         None if fewer than two of the words have maps that are not dark: there is no null then.
     """
-    if 0 in ours.shape or 0 in theirs.shape:
+    words = [(i, j) for i, j in words if i < len(ours) and j < len(theirs)]
+    if len(words) < 2 or 0 in ours.shape or 0 in theirs.shape:
         return None
     grid = min(ours.shape[1], theirs.shape[1]), min(ours.shape[2], theirs.shape[2])
-    words = [(i, j) for i, j in words if i < len(ours) and j < len(theirs)]
     first = pooled(ours[[i for i, _ in words]], grid).reshape(len(words), -1)
     second = pooled(theirs[[j for _, j in words]], grid).reshape(len(words), -1)
     lengths = np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1)

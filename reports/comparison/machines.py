@@ -1,19 +1,21 @@
 """What else two runs differ in: how fast they were, and the settings they were made with."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from reports.comparison.runs import ComparedRun
 from reports.finished_run import is_timed, machine_terms
 from reports.records import RunRecord
+from reports.redaction import redacted, without_folder
 from reports.speed import Pace, SpeedRecord, SpeedRow, clock, compare_clocks
 from reports.wording import clip, printable
 
 SLOWER = 0.1
 """Share of time beyond which a benchmark can be called slower or faster, as in the gate."""
+_DIGITS = 12  # of a hash
 MOST_SETTINGS = 100
-"""Settings that are listed."""
+"""Settings that a page lists."""
 
 
 class Setting(NamedTuple):
@@ -80,7 +82,11 @@ def _paces(name: str, before: SpeedRow, after: SpeedRow, *, on_cpu: bool) -> Ite
         clocks.insert(0, ("CPU time", before.cpu_ratios, after.cpu_ratios))
     for clock_name, ours, theirs in clocks:
         if is_timed(ours) and is_timed(theirs):
-            yield PaceRow(name, clock_name, compare_clocks(clock(ours), clock(theirs), tol=SLOWER))
+            pace = compare_clocks(clock(ours), clock(theirs), tol=SLOWER)
+            # A gate asks whether it became slower; here a speed-up that could hide in the noise counts as well.
+            if pace.outcome == "same" and pace.low <= 1 / (1 + 2 * SLOWER) - 1:
+                pace = pace._replace(outcome="inconclusive")
+            yield PaceRow(name, clock_name, pace)
 
 
 def _and(names: Sequence[str], *, quoted: bool = True) -> str:
@@ -88,23 +94,37 @@ def _and(names: Sequence[str], *, quoted: bool = True) -> str:
     return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
 
 
-def settings(runs: Sequence[ComparedRun]) -> tuple[Setting, ...]:
-    """All in which the runs differ, of what they were made with; hashes are cut to 12 digits.
+def settings(runs: Sequence[ComparedRun], *, with_paths: bool) -> tuple[Setting, ...]:
+    """All in which the runs differ, of what they were made with.
 
-    Paths are not shortened here: see `reports.comparison.page`.
+    Args:
+        runs: as they were read: values that differ in a folder alone differ, though they may be shown alike.
+        with_paths: whether absolute paths are shown.
+
+    Returns:
+        In the order of the first run that has it; hashes are cut to 12 digits.
     """
-    flat = [dict(_flat(_made_with(run.record))) for run in runs]
-    names = dict.fromkeys(name for of in flat for name in of)
-    differing = [name for name in names if len({of.get(name) for of in flat}) > 1]
-    return tuple(Setting(name, tuple(of.get(name) for of in flat)) for name in differing[:MOST_SETTINGS])
+    whole = [_settings_of(run.record, None, with_paths=with_paths) for run in runs]
+    names = dict.fromkeys(name for of in whole for name in of)
+    differing = [name for name in names if len({of.get(name) for of in whole}) > 1]
+    records = (run.record if with_paths else redacted(run.record) for run in runs)
+    shown = [_settings_of(record, _DIGITS, with_paths=with_paths) for record in records]
+    return tuple(Setting(name, tuple(of.get(name) for of in shown)) for name in differing)
 
 
-def _made_with(record: RunRecord) -> Mapping[str, object]:
+def _settings_of(record: RunRecord, digits: int | None, *, with_paths: bool) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in _flat(_made_with(record, digits), str if with_paths else without_folder):
+        found.setdefault(name, value)  # as in `redacted`: of keys that are shown alike the first counts
+    return found
+
+
+def _made_with(record: RunRecord, digits: int | None) -> Mapping[str, object]:
     provenance, model, explained = record.provenance, record.model, record.explanations
     found: dict[str, object] = {
         "settings": record.config,
         "data": {"name": record.data.name, "split": record.data.split, "images": record.data.images},
-        "sha256": {name: value[:12] if value else None for name, value in provenance.sha256.items()},
+        "sha256": {name: value[:digits] if value else None for name, value in provenance.sha256.items()},
         "versions": provenance.versions,
         "machine": {
             "device": provenance.device,
@@ -112,7 +132,8 @@ def _made_with(record: RunRecord) -> Mapping[str, object]:
             "platform": provenance.platform,
             "java": provenance.java,
         },
-        "code": provenance.git and {"commit": provenance.git.commit[:12], "changed": provenance.git.dirty},
+        "code": provenance.git
+        and {"commit": provenance.git.commit[:digits], "changed": provenance.git.dirty},
     }
     if model:
         training = {key: value for key, value in (model.training or {}).items() if key != "history"}
@@ -136,12 +157,14 @@ def _made_with(record: RunRecord) -> Mapping[str, object]:
     return found
 
 
-def _flat(value: Mapping[str, object], above: str = "") -> Iterator[tuple[str, str]]:
+def _flat(
+    value: Mapping[str, object], called: Callable[[str], str], above: str = ""
+) -> Iterator[tuple[str, str]]:
     """Names with all that they lie in, and values as text; None is left out."""
     for key, item in value.items():
-        name = f"{above}{key}"
+        name = f"{above}{called(str(key))}"
         if isinstance(item, Mapping):
-            yield from _flat(item, f"{name}: ")
+            yield from _flat(item, called, f"{name}: ")
         elif item is not None:
             text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
             yield clip(printable(name), 120), printable(text)

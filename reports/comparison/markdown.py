@@ -3,10 +3,10 @@
 Names, captions and settings come from strangers. None of them can end a line, a cell or an element.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from reports.comparison.compare import Against, Comparison
-from reports.comparison.output import Shown, matrix, matrix_cell, score_rows
+from reports.comparison.output import Shown, matrix, matrix_cell, score_rows, told_ids
 from reports.comparison.runs import ComparedRun
 from reports.comparison.words import Change
 from reports.tables import number
@@ -21,7 +21,7 @@ SHOWN_LOSSES = 5
 
 def as_markdown(comparison: Comparison, *, shown: Shown = printable) -> str:
     """What one pastes into a pull request: verdict, scores, who beats whom, the captions that lost most."""
-    names = [run.name for run in comparison.runs]
+    names, ids = [run.name for run in comparison.runs], told_ids(comparison, shown)
     lines = [f"### gazebench compare: {' · '.join(map(defused, names))}", ""]
     for finding in comparison.verdict:
         lines += [_bullet(finding)]
@@ -32,7 +32,7 @@ def as_markdown(comparison: Comparison, *, shown: Shown = printable) -> str:
     if len(names) > 2:
         lines += ["", *_markdown_matrix(comparison)]
     for against in comparison.against:
-        lines += _markdown_losses(comparison, against, shown)
+        lines += _markdown_losses(comparison, against, ids)
     if comparison.warnings or comparison.left_out:
         lines += ["", "**Warnings**", ""]
         lines += [f"- {defused(text)}" for text in (*comparison.warnings, *comparison.left_out)]
@@ -87,7 +87,7 @@ def _markdown_matrix(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _markdown_losses(comparison: Comparison, against: Against, shown: Shown) -> list[str]:
+def _markdown_losses(comparison: Comparison, against: Against, ids: Mapping[str, str]) -> list[str]:
     found = against.captions
     if not found.lost:
         return []
@@ -104,7 +104,7 @@ def _markdown_losses(comparison: Comparison, against: Against, shown: Shown) -> 
         scores = "" if row.scores is None else f"{number(row.scores[0])} → {number(row.scores[1])}"
         reference = row.references[0] if row.references else ""
         lines.append(
-            _row([defused(shown(row.image_id), 60), scores, _marked(row.changes), defused(reference, 160)])
+            _row([defused(ids[row.image_id], 60), scores, _marked(row.changes), defused(reference, 160)])
         )
     return lines
 

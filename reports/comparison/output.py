@@ -14,6 +14,7 @@ from reports.comparison.explanations import ExplanationComparison
 from reports.comparison.runs import ComparedRun
 from reports.comparison.scores import ALPHA, SIGNS, MetricTest, Pair, reversed_pair
 from reports.comparison.verdict import p_value, signed
+from reports.gallery import told_apart
 from reports.redaction import without_folder
 from reports.stats import LEVEL, PERMUTATIONS, RESAMPLES, SEED, Interval
 from reports.tables import number, span
@@ -29,8 +30,15 @@ def shown_ids(*, with_paths: bool) -> Shown:
     return printable if with_paths else lambda text: printable(without_folder(text))
 
 
+def told_ids(comparison: Comparison, shown: Shown) -> dict[str, str]:
+    """What each image is called wherever the comparison is shown; ids that would be alike are numbered."""
+    ids = comparison.image_ids
+    return dict(zip(ids, told_apart(printable(shown(image_id)) for image_id in ids), strict=True))
+
+
 def as_json(comparison: Comparison, *, shown: Shown = printable) -> str:
     """Everything, as one strict JSON document; numbers that can't be computed are null."""
+    ids = told_ids(comparison, shown)
     content = {
         "schema_version": SCHEMA_VERSION,
         "command": comparison.command,
@@ -56,7 +64,7 @@ def as_json(comparison: Comparison, *, shown: Shown = printable) -> str:
         ],
         "pairs": [_pair(pair) for pair in comparison.pairs],
         "best": comparison.best,
-        "captions": [_captions(against, shown) for against in comparison.against],
+        "captions": [_captions(against, ids) for against in comparison.against],
         "explanations": [
             {"run": against.run, **_explanations(against.explanations)} for against in comparison.against
         ],
@@ -131,22 +139,22 @@ def _test(test: Mapping[str, object], adjusted_p: float, effect: float | None) -
     return {**kept, "p": test["p_differs"], "corrected_p": adjusted_p, "effect": effect}
 
 
-def _captions(against: Against, shown: Shown) -> dict[str, object]:
+def _captions(against: Against, ids: Mapping[str, str]) -> dict[str, object]:
     found = against.captions
     return {
         "run": against.run,
         "same": _interval(found.same),
         "metric": found.metric,
-        "changed": [{"image_id": shown(i), "difference": d} for i, d in found.differences.items()],
-        "lost_most": [_changed(row, shown) for row in found.lost],
-        "gained_most": [_changed(row, shown) for row in found.gained],
+        "changed": [{"image_id": ids[i], "difference": d} for i, d in found.differences.items()],
+        "lost_most": [_changed(row, ids) for row in found.lost],
+        "gained_most": [_changed(row, ids) for row in found.gained],
         "replaced": [swap._asdict() for swap in found.swaps],
     }
 
 
-def _changed(row: ChangedCaption, shown: Shown) -> dict[str, object]:
+def _changed(row: ChangedCaption, ids: Mapping[str, str]) -> dict[str, object]:
     return {
-        "image_id": shown(row.image_id),
+        "image_id": ids[row.image_id],
         "changes": [change._asdict() for change in row.changes],
         "references": row.references,
         "scores": row.scores,

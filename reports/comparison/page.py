@@ -1,22 +1,23 @@
 """The page of a comparison, made from run directories alone; compare.json and compare.md are written beside it."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
 from reports.comparison import figures, tables
 from reports.comparison.compare import Comparison, compare
-from reports.comparison.explanations import struck_methods
 from reports.comparison.markdown import as_markdown
-from reports.comparison.output import Shown, as_json, shown_ids
+from reports.comparison.output import as_json, shown_ids, told_ids
 from reports.comparison.runs import ComparedRun
 from reports.comparison.scores import ALPHA
 from reports.gallery import Gallery, Wanted, gallery
 from reports.page import Page, render
+from reports.records import RunError
 from reports.samples import Variant
 from reports.store import write_atomically
+from reports.summary import struck_methods
 
 
 def write_comparison(
@@ -39,8 +40,10 @@ def write_comparison(
         command: what makes this comparison again.
 
     Returns:
-        What was found; `RunError` if the runs can't be compared, and then nothing is written.
+        What was found; `RunError` if the runs can't be compared or the files would take the place of others, and then
+        nothing is written.
     """
+    _check_out(out)
     comparison = compare(runs, beam_size=beam_size, with_paths=with_paths, command=command)
     shown = shown_ids(with_paths=with_paths)
     files = {
@@ -54,6 +57,17 @@ def write_comparison(
     return comparison
 
 
+def _check_out(out: Path) -> None:
+    """Raises `RunError` if the page is no file of its own, or would lie in a run."""
+    given, wanted = f"the page is to be written to {out}", "give the path of a .html file outside of runs"
+    if not out.name or out.is_dir():
+        raise RunError(f"{given}, which is no name of a file; {wanted}")
+    if out.suffix.lower() in (".json", ".md"):
+        raise RunError(f"{given}, where the comparison’s {out.suffix} file would take its place; {wanted}")
+    if (out.parent / "run.json").exists():
+        raise RunError(f"{given}, in the directory of a run, whose files it could replace; {wanted}")
+
+
 def render_comparison(
     comparison: Comparison,
     *,
@@ -61,17 +75,17 @@ def render_comparison(
     with_paths: bool = False,
 ) -> Page:
     """The page as text; an equal comparison gives the same text."""
-    shown = shown_ids(with_paths=with_paths)
+    ids = told_ids(comparison, shown_ids(with_paths=with_paths))
     figure = figures.differences(comparison)
     return render(
         "compare.html.j2",
-        gallery=_gallery(comparison, images, shown),
+        gallery=_gallery(comparison, images, ids),
         comparison=comparison,
         names=[run.name for run in comparison.runs],
         warnings=[*comparison.warnings, *comparison.left_out],
         alpha=ALPHA,
         tests=sum(len(pair.tests) for pair in comparison.pairs),
-        shown_id=shown,
+        shown_id=ids.__getitem__,
         pictures=_pictures(comparison),
         # Markup is right here: matplotlib drew the figure and escaped the labels in it as XML.
         figure=Markup(figure) if figure else None,  # noqa: S704
@@ -98,7 +112,7 @@ def _pictures(comparison: Comparison) -> dict[str, str]:
     return {image_id: base64.b64encode(jpeg).decode() for image_id, jpeg in found.items()}
 
 
-def _gallery(comparison: Comparison, wanted: Wanted, shown: Shown) -> Gallery:
+def _gallery(comparison: Comparison, wanted: Wanted, ids: Mapping[str, str]) -> Gallery:
     """The sample browser, with a take for each run, the second beside the first."""
     infos = [run.record.explanations for run in comparison.runs]
     resolutions = dict.fromkeys(info.resolution for info in infos if info and info.resolution)
@@ -111,7 +125,7 @@ def _gallery(comparison: Comparison, wanted: Wanted, shown: Shown) -> Gallery:
         ranking=_ranking(comparison),
         wanted=wanted,
         resolution=" ".join(resolutions) or None,
-        shown_id=shown,
+        shown_id=ids.__getitem__,
         more=f"{comparison.command} --images all" if comparison.command else None,
     )
 
@@ -119,8 +133,11 @@ def _gallery(comparison: Comparison, wanted: Wanted, shown: Shown) -> Gallery:
 def _variant(run: ComparedRun) -> Variant:
     info = run.record.explanations
     rows = run.store.read_attributions() if info and info.beam_size == run.beam_size else None
-    if rows is not None:
-        rows = rows[(rows["beam_size"] == run.beam_size) & rows["image_id"].isin(list(run.captions))]
+    struck: dict[str, str] = {}
+    if info and rows is not None:
+        rows = rows[rows["beam_size"] == run.beam_size]
+        struck = struck_methods(info, rows, run.store.read_sanity())
+        rows = rows[rows["image_id"].isin(list(run.captions))]
     return Variant(
         name=run.name,
         store=run.store,
@@ -129,7 +146,7 @@ def _variant(run: ComparedRun) -> Variant:
         scores=run.scores,
         attributions=rows,
         methods=info.methods if info and rows is not None else (),
-        struck=struck_methods(run),
+        struck=struck,
         unknown_word=run.record.model.unknown_word if run.record.model else None,
     )
 

@@ -69,7 +69,8 @@ def select(specs: Sequence[str], *, beam_size: int | None = None) -> Selection:
 
     Args:
         specs: directories, each alone or as DIR@K for its captions at beam size K; a path that exists wins.
-        beam_size: of runs without one of their own; None for the largest that all of these have.
+        beam_size: of runs without one of their own; None for the one named of another run, or the largest that all of
+            these have.
 
     Returns:
         The runs, the images that all have, and what to know before comparing them.
@@ -111,14 +112,32 @@ def _read(spec: str, beam_size: int | None) -> _Given:
 
 
 def _beam_sizes(given: Sequence[_Given]) -> tuple[list[int], list[str]]:
-    """For each run the size asked for, else the largest that all have, else the one that scores best."""
-    free = [run for run in given if run.beam_size is None]
+    """For each run the size asked for, and a warning if sizes differ that were not all asked for.
+
+    Where none was asked for it is the first that was asked for of another run, if the run has it; else the largest that
+    all such runs have; else the one that scores best.
+    """
+    named = [run.beam_size for run in given if run.beam_size is not None]
+    asked = [_asked(run, named) for run in given]
+    free = [run for run, size in zip(given, asked, strict=True) if size is None]
     shared = set.intersection(*(set(run.captions) for run in free)) if free else set()
-    if shared or not free:
-        return [run.beam_size if run.beam_size is not None else max(shared) for run in given], []
-    sizes = [_best(run) if run.beam_size is None else run.beam_size for run in given]
+    sizes = [
+        size if size is not None else max(shared) if shared else _best(run)
+        for run, size in zip(given, asked, strict=True)
+    ]
+    if len(named) == len(given) or len(set(sizes)) == 1:
+        return sizes, []
     shown = ", ".join(f"{_called(run.path)} at {beam(size)}" for run, size in zip(given, sizes, strict=True))
-    return sizes, [f"The runs have no beam size in common, so each is compared at its own best: {shown}."]
+    if free and not shared:
+        why = "The runs have no beam size in common, so each is compared at its own best"
+        return sizes, [f"{why}{' unless one was named' if named else ''}: {shown}."]
+    return sizes, [f"The runs are compared at different beam sizes: {shown}."]
+
+
+def _asked(run: _Given, named: Sequence[int]) -> int | None:
+    if run.beam_size is not None:
+        return run.beam_size
+    return next((size for size in named if size in run.captions), None)
 
 
 def _best(run: _Given) -> int:
@@ -200,12 +219,7 @@ def _run(name: str, given: _Given, size: int, image_ids: Sequence[str]) -> Compa
 
 
 def _check_scores(name: str, scores: pd.DataFrame, record: RunRecord, size: int, captioned: set[str]) -> None:
-    """Raises `RunError` if an image has two rows, or the rows don't give the corpus scores that the run states."""
-    if not scores.index.is_unique:
-        twice = str(scores.index[scores.index.duplicated()][0])
-        raise RunError(
-            f"scores.parquet of “{name}” holds {_quoted(twice)} more than once; score the run again"
-        )
+    """Raises `RunError` if the rows don't give the corpus scores that the run states."""
     if set(scores.index) != captioned:  # an unfinished run that was scored before it went on
         return
     whole = [
@@ -240,12 +254,33 @@ def _warnings(runs: Sequence[ComparedRun], image_ids: Sequence[str]) -> Iterator
         pair = f"“{first.name}” and “{second.name}”"
         ours, theirs = hashes(first.record), hashes(second.record)
         if first.images == second.images and _differ(ours, theirs, "data"):
-            yield f"{pair} captioned other pictures under the same ids: the hashes of their data differ."
+            yield (
+                f"{pair}: the hashes of their data differ: other picture files, or another order of images or "
+                "references."
+            )
         if _differ(ours, theirs, "vocabulary"):
             yield f"{pair} have different vocabularies."
         types = [model_place(run.record)[1] for run in (first, second)]
         if None not in types and types[0] != types[1]:
             yield f"{pair} encoded pictures in different precision: {types[0]} and {types[1]}."
+        yield from _other_maps(first.record, second.record, pair)
+
+
+def _other_maps(first: RunRecord, second: RunRecord, pair: str) -> Iterator[str]:
+    """What makes measures of maps incomparable."""
+    if first.model and second.model and first.model.grid != second.model.grid:
+        grids = [f"{rows} × {columns}" for rows, columns in (first.model.grid, second.model.grid)]
+        yield (
+            f"{pair} have other attention grids, {grids[0]} and {grids[1]} cells: measures of maps do not compare "
+            "across grids."
+        )
+    ours, theirs = first.explanations, second.explanations
+    if ours and theirs and ours.annotation_baseline != theirs.annotation_baseline:
+        baselines = [clip(printable(of.annotation_baseline), _NAMED) or "none" for of in (ours, theirs)]
+        yield (
+            f"{pair} were explained with other baselines, “{baselines[0]}” and “{baselines[1]}”: ABPC and the cosine "
+            "with integrated gradients do not compare."
+        )
 
 
 def _other_images(runs: Sequence[ComparedRun], image_ids: Sequence[str]) -> Iterator[str]:

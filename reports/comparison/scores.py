@@ -5,7 +5,6 @@ its adjusted p is below `ALPHA` and its 95 % interval excludes 0. Where it is no
 proof of equality: the interval says how large a difference may have been missed.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Literal, NamedTuple
@@ -24,6 +23,7 @@ from reports.stats import (
     paired_tests,
     rank_biserial,
 )
+from reports.tables import count
 from reports.terms import DIGITS, STATISTICS, TESTED
 from reports.wording import clip, printable
 
@@ -131,27 +131,56 @@ def _why_not(name: str, runs: Sequence[ComparedRun], rows: Sequence[MetricRow | 
                 f"it was computed in another way: signature {texts[0]} in “{runs[0].name}”, "
                 f"{texts[1]} in “{run.name}”"
             )
+    fixed = any(part.startswith("df:fixed") for part in signed[0].split("|"))
+    if fixed and len({run.record.provenance.sha256.get("frequencies") for run in runs}) > 1:
+        return "its document frequencies come from different files"
     return None
 
 
 def signature(run: ComparedRun, row: MetricRow) -> str:
-    """How a number came about, without how captions were searched for."""
+    """How a number came about, without how captions were searched for and how many references images have.
+
+    Those of the images that runs share are the same, or there is no comparison.
+    """
     search = set(run.record.search_signature.split("|"))
     parts = (row.signature or run.record.metric_signature).split("|")
-    return "|".join(part for part in parts if part not in search and not part.startswith("beam:"))
+    left_out = ("beam:", "references:")
+    return "|".join(part for part in parts if part not in search and not part.startswith(left_out))
 
 
 def compared_metrics(runs: Sequence[ComparedRun], names: Sequence[str]) -> tuple[ComparedMetric, ...]:
-    """Scores with their intervals over the images that all runs have."""
-    found = [metric_intervals(_frame(run, names)) for run in runs]
+    """Scores with their intervals over the images that have them in every run; without those that none has."""
+    found = [metric_intervals(frame) for frame in _frames(runs, names)]
     rows = [(name, [intervals.get(name) for intervals in found]) for name in names]
     return tuple(ComparedMetric(name, tuple(i for i in row if i)) for name, row in rows if all(row))
 
 
-def _frame(run: ComparedRun, names: Sequence[str]) -> pd.DataFrame:
-    assert run.scores is not None or not names
-    columns = dict.fromkeys(column for name in names for column in (name, *STATISTICS.get(name, ())))
-    return pd.DataFrame() if run.scores is None else run.scores[list(columns)]
+def missing_scores(runs: Sequence[ComparedRun], metrics: Sequence[ComparedMetric]) -> tuple[str, ...]:
+    """A sentence on each metric that some run lacks for some of the images."""
+    images, found = len(runs[0].captions), []
+    for metric in metrics:
+        n = metric.intervals[0].n
+        if n < images:
+            found.append(
+                f"{metric.name} is compared over {n:,} of {count(images, 'image')}: the others lack it in at least one "
+                "run."
+            )
+    return tuple(found)
+
+
+def _frames(runs: Sequence[ComparedRun], names: Sequence[str]) -> list[pd.DataFrame]:
+    """What metrics are made of, by run; none of an image that has no such score in some run."""
+    columns = {name: [name, *STATISTICS.get(name, ())] for name in names}
+    every = [column for of in columns.values() for column in of]
+    frames = []
+    for run in runs:
+        assert run.scores is not None or not names
+        frames.append(pd.DataFrame() if run.scores is None else run.scores[every].astype(np.float64))
+    for of in columns.values():
+        known = np.logical_and.reduce([np.isfinite(frame[of]).all(axis=1) for frame in frames])
+        for frame in frames:
+            frame.loc[~known, of] = np.nan
+    return frames
 
 
 def other_metrics(runs: Sequence[ComparedRun], compared: Sequence[str]) -> tuple[OtherMetric, ...]:
@@ -171,19 +200,16 @@ def pairs(runs: Sequence[ComparedRun], names: Sequence[str]) -> tuple[Pair, ...]
 
     Args:
         runs: all.
-        names: metrics that all have.
+        names: metrics that all have, of some image in common.
 
     Returns:
-        The pairs, those with the first run first.
+        The pairs, those with the first run first; tests are over the images that have the metric in every run.
     """
-    frames = [_frame(run, names) for run in runs]
+    frames = _frames(runs, names)
     every = list(combinations(range(len(runs)), 2))
-    # Even after Holm, the least p that so many permutations can give lies below alpha.
-    permutations = max(PERMUTATIONS, math.ceil(2 * len(every) * len(names) / ALPHA))
-    found = {
-        (i, j): paired_tests(frames[i], frames[j], permutations=permutations) if names else {}
-        for i, j in every
-    }
+    tests = len(every) * len(names)
+    assert tests / (PERMUTATIONS + 1) < ALPHA, "the least p there is must lie below alpha even after Holm"
+    found = {(i, j): paired_tests(frames[i], frames[j]) if names else {} for i, j in every}
     adjusted = holm({
         (*pair, name): test.p_differs for pair, tests in found.items() for name, test in tests.items()
     })  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from reports.comparison.compare import Against, Comparison
 from reports.comparison.explanations import MeasureTest, by_family
+from reports.comparison.machines import MOST_SETTINGS
 from reports.comparison.output import matrix, matrix_cell, test_cells
 from reports.comparison.runs import ComparedRun
 from reports.comparison.scores import MetricTest
@@ -152,7 +153,7 @@ def paces(against: Against) -> Grid | None:
     """A line per benchmark and clock."""
     rows = [Row(f"{row.name}, {row.clock}", (Cell(pace_text(row)),)) for row in against.speed.rows]
     caption = "Time beside the first run’s, both as ratios to reference kernels (↓ lower is faster)"
-    return Grid(caption, "Benchmark", (Cell("Change, with 95 % limits"),), {"": rows}) if rows else None
+    return Grid(caption, "Benchmark", (Cell("Change, with 90 % interval"),), {"": rows}) if rows else None
 
 
 def decoding(runs: Sequence[ComparedRun]) -> Grid | None:
@@ -196,6 +197,14 @@ def settings(comparison: Comparison) -> Grid | None:
     def shown(values: Iterable[str | None]) -> tuple[Cell, ...]:
         return tuple(EMPTY if value is None else Cell(clip(value, _VALUE)) for value in values)
 
-    rows = [Row(setting.name, shown(setting.values)) for setting in comparison.settings]
+    rows = [Row(setting.name, shown(setting.values)) for setting in comparison.settings[:MOST_SETTINGS]]
     caption = "Settings, versions and hashes; – where a run has none"
+    if any(len(set(setting.values)) == 1 for setting in comparison.settings[:MOST_SETTINGS]):
+        caption += (
+            ". Values that are shown alike differ in what is cut: the folders of paths, the ends of hashes"
+        )
+    if len(rows) < len(comparison.settings):
+        caption += (
+            f". The first {len(rows):,} of {len(comparison.settings):,} are listed; compare.json has all"
+        )
     return Grid(caption, "Setting", _names(comparison.runs), {"": rows}) if rows else None

@@ -21,6 +21,7 @@ ALIKE = 0.9
 """Mean cosine of two runs' attention from which they look at the same places, whatever chance gives."""
 TOWARDS = 2 / 3
 """The way from chance to 1 from which they do."""
+LEVEL = f"No difference beyond {percent(2 * SLOWER)}"
 _TOLD = ("CIDEr", "BLEU-4")
 
 
@@ -102,43 +103,53 @@ def _same_words(first: ComparedRun, second: ComparedRun, captions: CaptionChange
 def _elsewhere(second: str, explained: ExplanationComparison) -> Finding:
     """By the cosine of both runs' attention for the same word, between chance and 1.
 
-    *No, at the same places* from `ALIKE`, or from `TOWARDS` of the way from chance to 1. *Yes, elsewhere* if the
-    interval of what the cosine exceeds chance by reaches down to 0. Else *Partly*. Chance is the cosine with the other
-    run's maps of the other words of the same image.
+    *No, at the same places* from `ALIKE`. Else the interval counts of what the cosine exceeds chance by. If it reaches
+    down to 0: *Yes, elsewhere* only where its upper end lies below 1 - `TOWARDS` of the way from chance to 1, so that
+    more is ruled out; else it *can't be said*. If it lies above 0: *No, at the same places* from `TOWARDS` of that way,
+    else *Partly*. Chance is the cosine with the other run's maps of the other words of the same image.
     """
     question, gaze = f"Does “{second}” look elsewhere?", explained.gaze
     if gaze is None:
         return Finding(question, CAN_NOT, explained.notes[:2] or ("No maps of attention are stored.",))
     where = f"{count(gaze.words, 'word')} that both say, in {count(gaze.cosine.n, 'image')}"
     value = f"{number(gaze.cosine.value, 2)} ({span(gaze.cosine, digits=2)})"
-    sentences = (
+    answer = _gaze_answer(gaze)
+    sentences = [
         f"Cosine of both runs’ attention for the same word: {value}; 1 is the same map, "
         f"and maps of other words of the image reach {number(gaze.null, 2)}.",
         f"Measured on {where}.",
-    )
-    return Finding(question, _gaze_answer(gaze), sentences)
+    ]
+    if gaze.excess.low is None:
+        sentences.append("One image has no interval.")
+    elif answer == CAN_NOT:
+        sentences.append(
+            f"It exceeds chance by {number(gaze.excess.value, 2)} ({span(gaze.excess, digits=2)}), which is too wide "
+            "an interval to tell chance from a likeness that counts."
+        )
+    return Finding(question, answer, tuple(sentences))
 
 
 def _gaze_answer(gaze: Gaze) -> str:
     if gaze.cosine.value >= ALIKE:
         return "No, at the same places"
-    if gaze.excess.low is None:
+    if gaze.excess.low is None or gaze.excess.high is None:
         return CAN_NOT
     if gaze.excess.low <= 0:
-        return "Yes, elsewhere"
+        return "Yes, elsewhere" if gaze.excess.high < (1 - TOWARDS) * (1 - gaze.null) else CAN_NOT
     return "No, at the same places" if gaze.excess.value >= TOWARDS * (1 - gaze.null) else "Partly"
 
 
 def _faster(first: ComparedRun, second: ComparedRun, speed: SpeedComparison) -> Finding:
     """Yes, or No, slower, if a clock of some benchmark says so and none says the opposite; Mixed if both occur.
 
-    *No difference shows* if every clock says that times are the same, else *Too noisy to tell*.
+    `LEVEL` if every clock says that times are the same, else *Too noisy to tell*. They are the same if neither outcome
+    occurs and the 90 % interval holds neither a slowdown nor a speed-up of twice `SLOWER`.
     """
     question = f"Is “{second.name}” faster than “{first.name}”?"
     outcomes = {row.pace.outcome for row in speed.rows}
     if not outcomes:
         return Finding(question, CAN_NOT, speed.notes)
-    answer = "Too noisy to tell" if "inconclusive" in outcomes else "No difference shows"
+    answer = "Too noisy to tell" if "inconclusive" in outcomes else LEVEL
     if "faster" in outcomes:
         answer = "Mixed" if "slower" in outcomes else "Yes"
     elif "slower" in outcomes:
@@ -153,15 +164,15 @@ def _faster(first: ComparedRun, second: ComparedRun, speed: SpeedComparison) -> 
 
 
 def pace_text(row: PaceRow) -> str:
-    """By how much a benchmark's time differs, with its 95 % limits, and what that means."""
+    """By how much a benchmark's time differs, with its 90 % interval, and what that means."""
     outcome = {
-        "same": f"no difference beyond {percent(SLOWER)} shows",
+        "same": f"no difference beyond {percent(2 * SLOWER)} shows",
         "slower": "slower beyond noise",
         "faster": "faster beyond noise",
         "inconclusive": "too noisy to tell",
     }[row.pace.outcome]
     ends = f"{change(row.pace.low)} to {change(row.pace.high)}"
-    return f"{change(row.pace.slowdown)} of time ({ends}), {outcome}".replace("%,", "\u00a0%,")
+    return f"{change(row.pace.slowdown)} of time (90 % interval {ends}), {outcome}".replace("%,", "\u00a0%,")
 
 
 def change(share: float) -> str:

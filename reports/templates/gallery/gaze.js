@@ -89,6 +89,7 @@ function createViewer(root, data, state, actions) {
     fillAbout();
     update();
     if (modal && !viewer.open) viewer.showModal();
+    if (modal) viewer.scrollTop = 0;
     if (focus || hadFocus) words()[state.word]?.focus({ preventScroll: true });
   }
 
