@@ -1,6 +1,7 @@
 """A run's findings in plain words, each by a rule that the docstring of its function states."""
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from reports.explanations import PATH_MAPS, Comparison
@@ -146,22 +147,13 @@ def _is_faithful(summary: Summary) -> Finding:
     better = [c for c in others if _ahead(c) < 0 and c.adjusted_p < _SIGNIFICANT]
     best = len(above) == len(ways) and others and not better
     answer = "No" if not above else "Yes" if best else "Partly"
+    more = "more" if len(above) == len(ways) else "no more" if not above else "not always more"
     told = ", ".join(_beside_chance(summary, way) for way in ways)
     sentences = [
-        f"Taking away first what it marks, not last, costs a word more than with a random map: {told}."
+        f"Taking away first what it marks, not last, costs a word {more} than with a random map (ABPC, −1 to 1): "
+        f"{told}.",
+        _more_faithful(better, {name: method.label for name, method in kinds.items()}, among=len(others)),
     ]
-    if not above:
-        sentences = [f"Taking away what it marks costs a word no more than a random map does: {told}."]
-    if better:
-        by: dict[str, list[str]] = {}
-        for c in better:
-            by.setdefault(kinds[c.method].label, []).append(_operator(c))
-        listed = "; ".join(f"{label}, by {' and '.join(ways)}" for label, ways in by.items())
-        sentences.append(f"More faithful than attention, beyond noise: {listed}.")
-    elif others:
-        sentences.append("No other explanation is more faithful beyond noise.")
-    else:
-        sentences.append("There is no other explanation to compare it with.")
     lost = (summary.trial.get(CONTENT) or summary.trial.get(ALL, {})).get("permute_drop")
     if lost and lost.interval.low is not None and lost.interval.high is not None:
         ends = f"{_points(lost.interval.low)} to {_points(lost.interval.high)}"
@@ -177,6 +169,18 @@ def _beside_chance(summary: Summary, way: Comparison) -> str:
     chance = f", chance {number(found.null, 2)}" if found.null is not None else ""
     value = f"{number(found.interval.value, 2)} ({span(found.interval, digits=2)}{chance}; {_images(way)})"
     return f"by {_operator(way)} {value}".replace("-", "−")
+
+
+def _more_faithful(better: Sequence[Comparison], labels: Mapping[str, str], *, among: int) -> str:
+    by: dict[str, list[str]] = {}
+    for found in better:
+        by.setdefault(labels[found.method], []).append(_operator(found))
+    if by:
+        listed = "; ".join(f"{label}, by {' and '.join(ways)}" for label, ways in by.items())
+        return f"More faithful than attention, beyond noise: {listed}."
+    if among:
+        return "No other explanation is more faithful beyond noise."
+    return "There is no other explanation to compare it with."
 
 
 def _operator(compared: Comparison) -> str:
