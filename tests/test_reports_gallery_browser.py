@@ -304,6 +304,17 @@ def test_words_walked_by_key_and_by_pointer_draw_the_stored_maps(
     assert page.locator('select[name="method"]').input_value() != FIRST
 
 
+def test_a_map_says_how_much_of_it_its_strongest_cell_holds(visit, report: str, finished_run: Path) -> None:
+    page = visit(report + DEEP)
+    for key, word in (("Home", 0), ("ArrowRight", 1)):
+        press(page, key)
+        levels = np.maximum(stored_map(finished_run, FIRST, word).astype(float), 0)
+        share = 100 * levels.max() / levels.sum()
+        told = page.locator('[data-side="a"] figcaption').inner_text()
+        assert f"holds {share:.{0 if share >= 1 else 1}f}\u00a0% of it" in told
+        assert told.endswith("if even, each would hold 0.5\u00a0%.")
+
+
 def test_a_map_lies_exactly_over_its_picture(visit, report: str) -> None:
     page = visit(report + DEEP)
     frame = page.locator('[data-side="a"] .frame')

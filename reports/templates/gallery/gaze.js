@@ -205,7 +205,16 @@ function createViewer(root, data, state, actions) {
       if (!source) frame.style.aspectRatio = `${map.grid[1]} / ${map.grid[0]}`;
     }
     const missing = side === 'difference' ? ' (nothing to compare)' : ' (no map of this word)';
-    figure.querySelector('figcaption').textContent = (label ?? '') + (map && !map.values ? missing : '');
+    const told = map?.values ? peakOf(map.values, side) : map ? missing : '';
+    figure.querySelector('figcaption').textContent = (label ?? '') + told;
+  }
+
+  /** Each map is drawn to its own scale, so that one which is nearly even is bright too: this tells them apart. */
+  function peakOf(values, side) {
+    const positive = values.filter((value) => value > 0);
+    if (side === 'difference' || !positive.length) return '';
+    const share = Math.max(...positive) / positive.reduce((sum, value) => sum + value, 0);
+    return `. Its strongest cell holds ${formatPercent(share)} of it; if even, each would hold ${formatPercent(1 / values.length)}.`;
   }
 
   function showPictureIn(frame, source, alt) {
