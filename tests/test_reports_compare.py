@@ -628,6 +628,16 @@ def test_looking_elsewhere_needs_evidence_and_not_its_lack(gaze: Gaze, answer: s
     assert any("interval" in sentence for sentence in finding.sentences) == (answer == "Can’t be said")
 
 
+def test_a_run_that_looks_at_nothing_does_not_look_elsewhere(scored_run: Path, copy_run) -> None:
+    other = copy_run("even")
+    edit_captions(other, lambda row: dataclasses.replace(row, attention_entropy=0.99))
+    finding = next(
+        f for f in compared(scored_run, other).against[0].verdict if "look elsewhere" in f.question
+    )
+    assert finding.answer == "At nothing in particular"
+    assert finding.sentences[0].startswith("“even” spreads its attention evenly: mean entropy 0.990")
+
+
 def test_maps_on_another_grid_are_pooled_and_the_page_says_so(scored_run: Path, copy_run) -> None:
     coarse = copy_run("coarse")
 

@@ -5,6 +5,7 @@ Each answer's rule stands in the docstring of the function that gives it. *Beyon
 """
 
 from collections.abc import Sequence
+from statistics import mean
 
 from reports.comparison.captions import CaptionChanges
 from reports.comparison.explanations import ExplanationComparison, Gaze
@@ -21,6 +22,8 @@ ALIKE = 0.9
 """Mean cosine of two runs' attention from which they look at the same places, whatever chance gives."""
 TOWARDS = 2 / 3
 """The way from chance to 1 from which they do."""
+EVEN = 0.95
+"""Mean entropy of attention, from 0 to 1, above which it looks at nothing in particular."""
 LEVEL = f"No difference beyond {percent(2 * SLOWER)}"
 _TOLD = ("CIDEr", "BLEU-4")
 
@@ -37,7 +40,7 @@ def answers(
     return (
         _better(first.name, second.name, pair),
         _same_words(first, second, captions),
-        _elsewhere(second.name, explained),
+        _elsewhere(second.name, explained, even=_even(first, second)),
         _faster(first, second, speed),
     )
 
@@ -100,21 +103,23 @@ def _same_words(first: ComparedRun, second: ComparedRun, captions: CaptionChange
     return Finding(question, f"{percent(same.value)} the same" if same.value else "Never", tuple(told))
 
 
-def _elsewhere(second: str, explained: ExplanationComparison) -> Finding:
+def _elsewhere(second: str, explained: ExplanationComparison, *, even: Sequence[str] = ()) -> Finding:
     """By the cosine of both runs' attention for the same word, between chance and 1.
 
     *No, at the same places* from `ALIKE`. Else the interval counts of what the cosine exceeds chance by. If it reaches
     down to 0: *Yes, elsewhere* only where its upper end lies below 1 - `TOWARDS` of the way from chance to 1, so that
     more is ruled out; else it *can't be said*. If it lies above 0: *No, at the same places* from `TOWARDS` of that way,
-    else *Partly*. Chance is the cosine with the other run's maps of the other words of the same image.
+    else *Partly*. Chance is the cosine with the other run's maps of the other words of the same image. What looks at
+    nothing, `even`, does not look elsewhere: the answer is then *At nothing in particular*.
     """
     question, gaze = f"Does “{second}” look elsewhere?", explained.gaze
     if gaze is None:
         return Finding(question, CAN_NOT, explained.notes[:2] or ("No maps of attention are stored.",))
     where = f"{count(gaze.words, 'word')} that both say, in {count(gaze.cosine.n, 'image')}"
     value = f"{number(gaze.cosine.value, 2)} ({span(gaze.cosine, digits=2)})"
-    answer = _gaze_answer(gaze)
+    answer = "At nothing in particular" if even else _gaze_answer(gaze)
     sentences = [
+        *even,
         f"Cosine of both runs’ attention for the same word: {value}; 1 is the same map, "
         f"and maps of other words of the image reach {number(gaze.null, 2)}.",
         f"Measured on {where}.",
@@ -127,6 +132,20 @@ def _elsewhere(second: str, explained: ExplanationComparison) -> Finding:
             "an interval to tell chance from a likeness that counts."
         )
     return Finding(question, answer, tuple(sentences))
+
+
+def _even(*runs: ComparedRun) -> list[str]:
+    """Says of which runs attention is spread evenly, by its mean entropy over all captions."""
+    told = []
+    for run in runs:
+        entropies = [
+            row.attention_entropy for row in run.captions.values() if row.attention_entropy is not None
+        ]
+        if entropies and (spread := mean(entropies)) > EVEN:
+            told.append(
+                f"“{run.name}” spreads its attention evenly: mean entropy {number(spread, 3)}, 1 is quite even."
+            )
+    return told
 
 
 def _gaze_answer(gaze: Gaze) -> str:
