@@ -142,9 +142,7 @@ def _even(*runs: ComparedRun) -> list[str]:
             row.attention_entropy for row in run.captions.values() if row.attention_entropy is not None
         ]
         if entropies and (spread := mean(entropies)) > EVEN:
-            told.append(
-                f"“{run.name}” spreads its attention evenly: mean entropy {number(spread, 3)}, 1 is quite even."
-            )
+            told.append(f"“{run.name}” spreads its attention evenly: mean entropy {number(spread, 3)} of 1.")
     return told
 
 
