@@ -114,7 +114,7 @@ def _frames(scores: pd.DataFrame | None, metric: str) -> dict[int, pd.DataFrame]
     columns = list(dict.fromkeys((metric, *statistics_of(metric))))
     if scores is None or any(column not in scores for column in columns):
         return {}
-    rows = scores.drop_duplicates(["image_id", "beam_size"]).set_index("image_id")
+    rows = scores.set_index("image_id")
     return {
         size: rows.loc[rows["beam_size"] == size, columns] for size in rows["beam_size"].unique().tolist()
     }

@@ -223,11 +223,8 @@ def test_a_single_beam_size_is_compared_with_nothing(
     assert beams(store, summarise(store)) is None
 
 
-def test_scores_that_are_missing_twice_or_not_numbers_end_in_no_error(plant: Callable[..., RunStore]) -> None:
+def test_scores_that_are_missing_or_not_numbers_end_in_no_error(plant: Callable[..., RunStore]) -> None:
     store = plant({1: [1.0, 2.0, np.nan], 3: [np.nan, 3.0, 1.0], 5: [1.0, 2.0]})
-    scores = store.read_scores()
-    assert scores is not None
-    store.write_scores(pd.concat([scores, scores[:2]]))
     assert cells(table(store), "CIDEr gained")[1].startswith("+1.000 | one image")
     (store.path / "scores.parquet").unlink()
     record = store.read_run()

@@ -369,3 +369,12 @@ def test_clearing_removes_a_runs_files_and_no_other(example_run: Path) -> None:
     (example_run / "notes.txt").write_text("mine")
     RunStore(example_run).clear()
     assert [p.name for p in example_run.rglob("*") if p.is_file()] == ["notes.txt"]
+
+
+def test_an_image_that_is_scored_twice_at_one_beam_size_is_refused(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    store.write_scores(pd.DataFrame({"image_id": ["a", "a"], "beam_size": [1, 3], "CIDEr": [1.0, 2.0]}))
+    assert len(store.read_scores()) == 2
+    store.write_scores(pd.DataFrame({"image_id": ["a", "a"], "beam_size": [1, 1], "CIDEr": [1.0, 2.0]}))
+    with pytest.raises(RunError, match="has an image twice at one beam size; score the run again"):
+        store.read_scores()
