@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from reports.records import (
 )
 from reports.store import RunStore, map_key
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # No test waits on a clock, and none leaves a database of examples behind.
 settings.register_profile("gazebench", deadline=None, database=None)
 settings.load_profile("gazebench")
@@ -359,3 +360,21 @@ def old_run(example_run: Path) -> Path:
 def example_run(finished_run: Path, tmp_path: Path) -> Path:
     """A finished run over 26 pictures, the test's own copy."""
     return Path(shutil.copytree(finished_run, tmp_path / "example"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """A real headless Chromium; tests that ask for it are skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium or chromium-browser is installed")
+    with sync_api.sync_playwright() as playwright:
+        options = [
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-dev-shm-usage",
+        ]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
