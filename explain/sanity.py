@@ -93,8 +93,8 @@ def stages(captioner: Captioner) -> tuple[Stage, ...]:
         "output": ("output_hidden", "output_context", "output"),
         "lstm": ("lstm",),
         "gate": ("gate",),
-        "attention": ("annotation_projection", "hidden_projection", "attention_score"),
-        "initial state": ("initial_hidden", "initial_cell"),
+        "attention": ("annotation_projection", "attention_layers", "hidden_projection", "attention_score"),
+        "initial state": ("initial_layers", "initial_hidden", "initial_cell"),
         "embedding": ("embedding",),
     }
     if config.attention == "uniform":

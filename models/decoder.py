@@ -1,6 +1,7 @@
 """The attention LSTM decoder of Show, Attend and Tell (Xu et al. 2015, arXiv:1502.03044), and its known variants.
 
-There is ONE `step`. Training, beam search and explanations all call it, so what is explained is what decodes.
+There is ONE `step`. Beam search and explanations call it, and training calls the two parts that it consists of, so what
+is explained is what decodes and what was trained.
 """
 
 from dataclasses import dataclass
@@ -42,6 +43,12 @@ class DecoderConfig:
     """What step 0 reads: the embedding of `<start>`, or zeros as in the paper's program."""
     dropout: float = 0.5
     """Share of the hidden units that training drops before the output layer, 0 to 1."""
+    initial_layers: int = 1
+    """Layers between the mean annotation vector and the first state; all but the last are as wide as an annotation
+    vector and followed by ReLU and dropout. 2 in the paper's program on COCO."""
+    attention_layers: int = 1
+    """Layers between an annotation vector and the sum with the state's query; all but the first are as wide as the
+    attention network and followed by tanh, whatever `attention_activation` is. 2 in the paper's program on COCO."""
 
 
 class Memory(NamedTuple):
@@ -64,6 +71,16 @@ class Step(NamedTuple):
     log_probs: Float[Tensor, "batch vocabulary"]
     """Natural logarithms of the next word's probabilities."""
     state: State
+    alpha: Float[Tensor, "batch cells"]
+    """Attention over the grid; non-negative, sums to 1."""
+
+
+class Advanced(NamedTuple):
+    """What one step yields before it scores words."""
+
+    state: State
+    context: Float[Tensor, "batch dim"]
+    """What was seen, behind the gate."""
     alpha: Float[Tensor, "batch cells"]
     """Attention over the grid; non-negative, sums to 1."""
 
@@ -93,6 +110,8 @@ class AttentionDecoder(nn.Module):
         if c.initial_state != "zero":
             self.initial_hidden = nn.Linear(c.annotation_dim, c.hidden_dim)
             self.initial_cell = nn.Linear(c.annotation_dim, c.hidden_dim)
+            self.initial_layers = _layers(c.initial_layers - 1, c.annotation_dim)
+        self.attention_layers = _layers(c.attention_layers - 1, c.attention_dim)
         if c.gate in ("scalar", "vector"):
             self.gate = Linear(c.hidden_dim, 1 if c.gate == "scalar" else c.annotation_dim)
         if c.output == "deep":
@@ -103,7 +122,10 @@ class AttentionDecoder(nn.Module):
 
     def remember(self, annotations: Float[Tensor, "batch cells dim"]) -> Memory:
         """Projects the annotation vectors for attention; needed once per image, not once per step."""
-        return Memory(annotations, self.annotation_projection(annotations))
+        projected = self.annotation_projection(annotations)
+        for layer in self.attention_layers:
+            projected = torch.tanh(layer(projected))
+        return Memory(annotations, projected)
 
     def initial_state(self, annotations: Float[Tensor, "batch cells dim"]) -> State:
         """The state before the first word (paper §3.1.2)."""
@@ -111,6 +133,8 @@ class AttentionDecoder(nn.Module):
             zeros = annotations.new_zeros(annotations.shape[0], self.config.hidden_dim)
             return State(zeros, zeros)
         mean = annotations.mean(dim=1)  # (B, L, D) -> (B, D)
+        for layer in self.initial_layers:
+            mean = self.dropout(torch.relu(layer(mean)))
         hidden, cell = self.initial_hidden(mean), self.initial_cell(mean)
         return (
             State(hidden.tanh(), cell.tanh()) if self.config.initial_state == "tanh" else State(hidden, cell)
@@ -137,34 +161,74 @@ class AttentionDecoder(nn.Module):
             Scores of the next word, the new state, and where this step looked (eq. 4-6 for alpha, eq. 13 for
             the context, eq. 1-3 for the LSTM, eq. 7 for the word).
         """
-        c = self.config
-        embedded = state.hidden.new_zeros(len(state.hidden), c.embedding_dim)
-        if word_ids is not None:
-            embedded = self.embedding(word_ids)
+        embedded = self.embed(word_ids, state)
+        state, context, alpha = self.advance(embedded, state, memory, alpha=alpha)
+        return Step(torch.log_softmax(self.score(embedded, state.hidden, context), dim=1), state, alpha)
+
+    def embed(self, word_ids: Int[Tensor, " batch"] | None, state: State) -> Float[Tensor, "batch embedding"]:
+        """What the step after `state` reads: the words' embeddings, or zeros where there are none yet."""
+        if word_ids is None:
+            return state.hidden.new_zeros(len(state.hidden), self.config.embedding_dim)
+        embedded: Tensor = self.embedding(word_ids)
+        return embedded
+
+    def advance(
+        self,
+        embedded: Float[Tensor, "batch embedding"],
+        state: State,
+        memory: Memory,
+        *,
+        alpha: Float[Tensor, "batch cells"] | None = None,
+    ) -> Advanced:
+        """The part of `step` that the next step waits for: looks, and takes in what was read and seen."""
         if alpha is None:
             alpha = self.attend(state, memory)
-        by_image = alpha.reshape(len(memory.annotations), -1, alpha.shape[1])
-        context = torch.bmm(by_image, memory.annotations).flatten(0, 1)  # (B, K, L) x (B, L, D) -> (B K, D)
+        context = self._context(alpha, memory)
         beta = self.gate_values(state)
         if beta is not None:
             context = beta * context
-        hidden, cell = self.lstm(torch.cat([embedded, context], dim=1), (state.hidden, state.cell))
+        return Advanced(self._next(embedded, context, state), context, alpha)
+
+    def score(
+        self,
+        embedded: Float[Tensor, "batch embedding"],
+        hidden: Float[Tensor, "batch hidden"],
+        context: Float[Tensor, "batch dim"],
+    ) -> Float[Tensor, "batch vocabulary"]:
+        """The part of `step` that no other step waits for: every word's score, to be normalised by a softmax.
+
+        Args:
+            embedded: what the step read.
+            hidden: the state that it left.
+            context: what it saw.
+
+        Returns:
+            Logits.
+        """
+        scores: Tensor = self.output(self.features(embedded, hidden, context))
+        return scores
+
+    def features(
+        self,
+        embedded: Float[Tensor, "batch embedding"],
+        hidden: Float[Tensor, "batch hidden"],
+        context: Float[Tensor, "batch dim"],
+    ) -> Float[Tensor, "batch features"]:
+        """What the last matrix turns into word scores (eq. 7); arguments as in `score`."""
         features = hidden
-        if c.output == "deep":
+        if self.config.output == "deep":
             features = torch.tanh(
                 self.output_hidden(self.dropout(hidden)) + embedded + self.output_context(context)
             )
-        log_probs = torch.log_softmax(self.output(self.dropout(features)), dim=1)
-        return Step(log_probs, State(hidden, cell), alpha)
+        dropped: Tensor = self.dropout(features)
+        return dropped
 
     def attend(self, state: State, memory: Memory) -> Float[Tensor, "batch cells"]:
         """Where the step that follows `state` looks (eq. 4-6); `memory` as in `step`."""
-        assert len(state.hidden) % len(memory.projected) == 0
         if self.config.attention == "uniform":
             cells = memory.projected.shape[1]
             return memory.projected.new_full((len(state.hidden), cells), 1 / cells)
-        queries = self.hidden_projection(state.hidden).unflatten(0, (len(memory.projected), -1))
-        return torch.softmax(self._relevance(queries, memory.projected), dim=2).flatten(0, 1)
+        return torch.softmax(self._relevance(self.hidden_projection(state.hidden), memory), dim=1)
 
     def gate_values(self, state: State) -> Float[Tensor, "batch channels"] | None:
         """The gate beta of the step that follows `state`, 0 to 1: one column, or one per channel; None without one."""
@@ -174,23 +238,36 @@ class AttentionDecoder(nn.Module):
             return state.hidden.new_zeros(len(state.hidden), 1)
         return torch.sigmoid(self.gate(state.hidden))
 
-    def _relevance(
+    def _next(
         self,
-        queries: Float[Tensor, "image beam attention"],
-        projected: Float[Tensor, "image cells attention"],
-    ) -> Float[Tensor, "image beam cells"]:
+        embedded: Float[Tensor, "batch embedding"],
+        context: Float[Tensor, "batch dim"],
+        state: State,
+    ) -> State:
+        return State(*self.lstm(torch.cat([embedded, context], dim=1), (state.hidden, state.cell)))
+
+    def _context(self, alpha: Float[Tensor, "batch cells"], memory: Memory) -> Float[Tensor, "batch dim"]:
+        by_image = alpha.reshape(len(memory.annotations), -1, alpha.shape[1])
+        return torch.bmm(by_image, memory.annotations).flatten(0, 1)  # (B, K, L) x (B, L, D) -> (B K, D)
+
+    def _relevance(
+        self, queries: Float[Tensor, "batch attention"], memory: Memory
+    ) -> Float[Tensor, "batch cells"]:
+        projected = memory.projected
+        assert len(queries) % len(projected) == 0
+        by_image = queries.reshape(len(projected), -1, queries.shape[1])
         # B K L A numbers: in pieces that stay in a CPU's cache, or fit on a GPU.
         at_a_time = max(1, (2**19 if queries.device.type == "cpu" else 2**28) // projected[0].numel())
-        beams = min(at_a_time, queries.shape[1])
+        beams = min(at_a_time, by_image.shape[1])
         images = at_a_time // beams
         return torch.cat(
             [
                 torch.cat([self._mix(part, cells) for part in torch.split(query, beams, dim=1)], dim=1)
                 for query, cells in zip(
-                    torch.split(queries, images), torch.split(projected, images), strict=True
+                    torch.split(by_image, images), torch.split(projected, images), strict=True
                 )
             ]
-        )
+        ).flatten(0, 1)
 
     def _mix(
         self,
@@ -234,3 +311,7 @@ class AttentionDecoder(nn.Module):
             alphas.append(step.alpha)
             words, state = token_ids[:, t], step.state
         return TeacherForced(torch.stack(log_probs, dim=1), torch.stack(alphas, dim=1))
+
+
+def _layers(count: int, width: int) -> nn.ModuleList:
+    return nn.ModuleList(nn.Linear(width, width) for _ in range(count))

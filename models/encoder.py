@@ -55,7 +55,7 @@ class SceneEncoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows cols"]:
         """Annotation vectors on the grid."""
-        features = _on_grid(self.layers(images), self.positions.shape[2])
+        features = on_grid(self.layers(images), self.positions.shape[2])
         return torch.cat([features, self.positions.expand(features.shape[0], -1, -1, -1)], dim=1)
 
 
@@ -89,11 +89,20 @@ class TrunkEncoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows cols"]:
         """Annotation vectors on the grid."""
+        return on_grid(self.trunk_map(images), self.grid)
+
+    def trunk_map(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch dim rows cols"]:
+        """The trunk's own map, before it is pooled to the grid."""
+        features: Tensor
         if self.exact or self.training or torch.is_grad_enabled():
-            return _on_grid(self.trunk(images), self.grid)
+            features = self.trunk(images)
+            return features
         device = images.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-        return _on_grid(self._folded(images, dtype).float(), self.grid)
+        features = self._folded(images, dtype).float()
+        return features
 
     def train(self, mode: bool = True) -> "TrunkEncoder":
         """Switches between training and evaluation, as `torch.nn.Module.train` does."""
@@ -101,9 +110,10 @@ class TrunkEncoder(nn.Module):
         return super().train(mode)
 
 
-def _on_grid(
+def on_grid(
     features: Float[Tensor, "batch dim height width"], grid: int
 ) -> Float[Tensor, "batch dim rows cols"]:
+    """A map pooled to rows and columns of the annotation grid; means of what each cell covers."""
     if features.shape[2:] == (grid, grid):
         return features
     return nn.functional.adaptive_avg_pool2d(features, grid)

@@ -51,7 +51,7 @@ def caption_log_likelihoods(
     """
     decoder, device = captioner.decoder, annotations.device
     distinct = sorted(set(captions))
-    rows = max(1, _NUMBERS_AT_A_TIME.get(device.type, 2**26) // _numbers_per_row(decoder.config))
+    rows = max(1, _NUMBERS_AT_A_TIME.get(device.type, 2**26) // numbers_per_row(decoder.config))
     # A tree has no more prefixes of one length than captions; sorted, the captions of one tree begin alike.
     trees = [_prefix_tree(distinct[i : i + rows], i, device) for i in range(0, len(distinct), rows)]
     widest = max((len(level.going_on) for tree in trees for level in tree), default=0)
@@ -88,8 +88,15 @@ def _walk(
         read = level.word[level.going_on].repeat(images)
 
 
-def _numbers_per_row(config: DecoderConfig) -> int:
-    """About how many numbers a step holds at once for each row."""
+def numbers_per_row(config: DecoderConfig) -> int:
+    """About how many numbers a step of the decoder holds at once for each row.
+
+    Args:
+        config: the decoder's sizes.
+
+    Returns:
+        Numbers of 4 bytes, besides what attention mixes, which is bounded.
+    """
     c = config
     return 2 * c.vocabulary_size + 4 * c.annotation_dim + 2 * c.embedding_dim + 12 * c.hidden_dim
 

@@ -38,6 +38,7 @@ SWITCHES = {
     "bare": {"gate": "none", "initial_state": "zero"},
     "shut": {"gate": "shut"},
     "uniform": {"attention": "uniform"},
+    "deeper": {"initial_layers": 2, "attention_layers": 3},
 }
 BLIND = Method(
     "blind", "Edges as a method", "pixels", "this test", lambda caption: METHODS["edges"].compute(caption)
@@ -84,7 +85,7 @@ def on_meta(encoder, **switches):
 def test_the_stages_are_all_weights_once(encoder, switches):
     captioner = on_meta(encoder, **switches)
     found = [p for stage in stages(captioner) for module in stage.modules for p in module.parameters()]
-    unread = ("annotation_projection", "hidden_projection", "attention_score")
+    unread = ("annotation_projection", "attention_layers", "hidden_projection", "attention_score")
     expected = [
         parameter
         for name, parameter in captioner.named_parameters()

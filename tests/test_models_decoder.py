@@ -37,6 +37,8 @@ def literal_caption(decoder, annotations, token_ids, start):
         return w[f"{name}.weight"] @ x + w[f"{name}.bias"]
 
     mean = annotations.mean(axis=0)
+    for layer in range(c.initial_layers - 1 if c.initial_state != "zero" else 0):
+        mean = np.maximum(linear(f"initial_layers.{layer}", mean), 0)
     if c.initial_state == "zero":
         h, cell = np.zeros(c.hidden_dim), np.zeros(c.hidden_dim)
     else:
@@ -47,7 +49,10 @@ def literal_caption(decoder, annotations, token_ids, start):
     for token in token_ids:
         scores = []
         for a in annotations:
-            hidden = linear("annotation_projection", a) + linear("hidden_projection", h)
+            projected = linear("annotation_projection", a)
+            for layer in range(c.attention_layers - 1):
+                projected = np.tanh(linear(f"attention_layers.{layer}", projected))
+            hidden = projected + linear("hidden_projection", h)
             hidden = np.tanh(hidden) if c.attention_activation == "tanh" else np.maximum(hidden, 0)
             scores.append(linear("attention_score", hidden)[0])
         alpha = softmax(np.array(scores) if c.attention == "soft" else np.zeros(len(scores)))
@@ -105,6 +110,57 @@ def test_every_switch_equals_the_papers_equations_computed_literally(
         )
         np.testing.assert_allclose(log_probs[row], expected, atol=1e-12)
         np.testing.assert_allclose(alphas[row], looked, atol=1e-12)
+
+
+@pytest.mark.parametrize("attention_activation", ["tanh", "relu"])
+@pytest.mark.parametrize("initial_state", ["zero", "linear", "tanh"])
+@pytest.mark.parametrize(("initial_layers", "attention_layers"), [(2, 1), (1, 2), (3, 4)])
+def test_further_layers_equal_the_papers_programs_computed_literally(
+    attention_activation, initial_state, initial_layers, attention_layers
+):
+    decoder = make_decoder(
+        attention_activation=attention_activation,
+        initial_state=initial_state,
+        initial_layers=initial_layers,
+        attention_layers=attention_layers,
+    )
+    annotations = torch.randn(1, CELLS, DIM, dtype=torch.float64)
+    with torch.no_grad():
+        log_probs, alphas = decoder(annotations, torch.tensor([[3, 1, 6, 2]]), start=1)
+    expected, looked = literal_caption(decoder, annotations[0].numpy(), [3, 1, 6, 2], start=1)
+    np.testing.assert_allclose(log_probs[0], expected, atol=1e-12)
+    np.testing.assert_allclose(alphas[0], looked, atol=1e-12)
+
+
+def test_further_layers_add_weights_and_rename_none():
+    plain, deep = make_decoder(), make_decoder(initial_layers=3, attention_layers=2)
+    added = ["initial_layers.0", "initial_layers.1", "attention_layers.0"]
+    assert set(deep.state_dict()) - set(plain.state_dict()) == {
+        f"{name}.{part}" for name in added for part in ("weight", "bias")
+    }
+    assert set(plain.state_dict()) < set(deep.state_dict())
+    assert not any("layers" in name for name in plain.state_dict())
+
+
+def test_the_first_state_drops_units_of_its_hidden_layers_in_training():
+    decoder = make_decoder(initial_layers=2).train()
+    annotations = torch.randn(1, CELLS, DIM, dtype=torch.float64).expand(400, -1, -1)
+    states = decoder.initial_state(annotations).hidden
+    assert len(states.unique(dim=0)) > 3
+    assert len(make_decoder().train().initial_state(annotations).hidden.unique(dim=0)) == 1
+
+
+def test_a_step_is_its_two_parts():
+    decoder = make_decoder(gate="vector", output="deep")
+    memory = decoder.remember(torch.randn(2, CELLS, DIM, dtype=torch.float64))
+    state = State(*torch.randn(2, 4, 3, dtype=torch.float64))
+    for words in (None, torch.randint(VOCABULARY, (4,))):
+        step, embedded = decoder.step(words, state, memory), decoder.embed(words, state)
+        after, context, alpha = decoder.advance(embedded, state, memory)
+        scores = decoder.score(embedded, after.hidden, context)
+        assert torch.equal(step.log_probs, scores.log_softmax(dim=1))
+        assert torch.equal(step.alpha, alpha)
+        assert all(map(torch.equal, step.state, after))
 
 
 def test_later_words_never_influence_earlier_steps():

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,6 +126,8 @@ def test_safetensors_without_a_description_are_refused(tmp_path):
         (lambda a: a["decoder"].update(wings=2), r"unknown fields \['wings'\]"),
         (lambda a: a["decoder"].pop("annotation_dim"), r"lacks \['annotation_dim'\]"),
         (lambda a: a["encoder"].update(grid=10**6), "grid can't be 1000000"),
+        (lambda a: a["decoder"].update(initial_layers=9), "initial_layers can't be 9"),
+        (lambda a: a["decoder"].update(attention_layers=0), "attention_layers can't be 0"),
         (lambda a: a["encoder"].update(name="os.system"), "there is no encoder 'os.system'"),
         (lambda a: a["preprocessing"].update(mean=[0.1]), "mean can't be"),
         (
@@ -143,6 +146,28 @@ def test_inconsistent_descriptions_are_refused_by_name(checkpoint, change, messa
 
 def test_a_checkpoint_written_before_max_steps_was_stored_decodes_as_the_tutorial_does(checkpoint):
     assert load_checkpoint(rewritten(checkpoint, lambda a: a.pop("max_steps"))).captioner.max_steps == 51
+
+
+def test_a_checkpoint_written_before_decoders_had_further_layers_is_read_as_it_was(checkpoint):
+    def as_before(about):
+        del about["decoder"]["initial_layers"], about["decoder"]["attention_layers"]
+
+    loaded = load_checkpoint(rewritten(checkpoint, as_before)).captioner
+    assert loaded.decoder.config == make_captioner().decoder.config
+    assert all(
+        torch.equal(tensor, loaded.state_dict()[name])
+        for name, tensor in make_captioner().state_dict().items()
+    )
+
+
+def test_further_layers_come_back_as_they_were_saved(tmp_path):
+    plain = make_captioner()
+    config = replace(plain.decoder.config, initial_layers=3, attention_layers=2)
+    deep = Captioner(plain.encoder_config, config, plain.vocabulary, plain.preprocessing)
+    save_native(deep, tmp_path / "deep.safetensors", training={})
+    loaded = load_checkpoint(tmp_path / "deep.safetensors").captioner
+    assert loaded.decoder.config == config
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in deep.state_dict().items())
 
 
 def test_a_word_map_for_a_checkpoint_that_holds_its_words_is_refused(checkpoint):

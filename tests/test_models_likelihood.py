@@ -82,7 +82,7 @@ def test_every_likelihood_is_that_of_its_caption_and_image_alone(switches):
 def test_likelihoods_do_not_depend_on_how_the_work_is_divided(monkeypatch, rows):
     captioner, said = make_captioner(), captions(60)
     expected = caption_log_likelihoods(captioner, ANNOTATIONS, said)
-    numbers = models.likelihood._numbers_per_row(captioner.decoder.config)
+    numbers = models.likelihood.numbers_per_row(captioner.decoder.config)
     monkeypatch.setitem(models.likelihood._NUMBERS_AT_A_TIME, "cpu", rows * numbers)
     widths = rows_of_steps(captioner)
     divided = caption_log_likelihoods(captioner, ANNOTATIONS, said)

@@ -95,13 +95,17 @@ def memory_work(config: DecoderConfig, *, cells: int, images: int, itemsize: int
         itemsize: bytes of one number.
 
     Returns:
-        FLOPs: 2 B L D A, and 4 B D H for the state (A, H: width of the attention network, of the LSTM).
+        FLOPs: 2 B L D A, and 4 B D H for the state (A, H: width of the attention network, of the LSTM); 2 B L A A and
+        2 B D D for each further layer of either.
     """
-    weights = config.annotation_dim * config.attention_dim
+    weights = (
+        config.annotation_dim * config.attention_dim + (config.attention_layers - 1) * config.attention_dim**2
+    )
     flops = 2 * images * cells * weights
     numbers = images * cells * (config.annotation_dim + config.attention_dim) + weights
     if config.initial_state != "zero":
         weights = 2 * config.annotation_dim * config.hidden_dim
+        weights += (config.initial_layers - 1) * config.annotation_dim**2
         flops += 2 * images * weights
         numbers += weights
     return Work(flops, numbers * itemsize)

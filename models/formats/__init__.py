@@ -13,7 +13,10 @@ from models.formats.assembly import Checkpoint
 from models.formats.containers import open_content
 from models.formats.content import Content, check_size
 
-__all__ = ["FORMATS", "Checkpoint", "encoder_weights", "load_checkpoint"]
+__all__ = ["FORMATS", "Checkpoint", "checkpoint_file", "encoder_weights", "load_checkpoint"]
+
+BEST = "best.safetensors"
+"""The checkpoint of a training directory that stands for it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def load_checkpoint(
     """Loads a checkpoint of any known layout. Nothing in the file is executed or imported.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, or a training directory.
         word_map: the word map of a checkpoint that does not hold its words; None to look beside it.
         encoder_weights: a file of ResNet weights, or torchvision's name of them, used only for a checkpoint without an
             encoder.
@@ -51,6 +54,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: if there is no such file, or it is not a usable checkpoint.
     """
+    path = checkpoint_file(path)
     content = open_content(path)
     for layout in FORMATS.values():
         if layout.recognise(content):
@@ -68,6 +72,18 @@ def load_checkpoint(
         f"{path.name} holds {len(names)} tensors ({some:.150}), but no decoder of a known layout; known layouts: "
         f"{', '.join(FORMATS)}"
     )
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The file that a checkpoint is in.
+
+    Args:
+        path: a checkpoint, or a directory that `gazebench train` has written.
+
+    Returns:
+        Of such a directory, its best checkpoint; anything else, as it is.
+    """
+    return path / BEST if (path / BEST).is_file() else path
 
 
 def encoder_weights(path: Path) -> dict[str, Tensor]:

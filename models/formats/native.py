@@ -3,14 +3,18 @@
 Nothing in such a file can be executed: safetensors is a header and raw numbers, and the JSON is checked field by field.
 """
 
+import errno
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from models.captioner import MAX_STEPS, Captioner
 from models.decoder import DecoderConfig
@@ -23,8 +27,10 @@ from models.preprocessing import Preprocessing
 from models.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
+STATE = "state."
+"""How the names begin of tensors that only training goes on from."""
 _KEY = "gazebench"
-_LIMITS = {"grid": 64, "size": 2048, "max_steps": 1000}
+_LIMITS = {"grid": 64, "size": 2048, "max_steps": 1000, "initial_layers": 8, "attention_layers": 8}
 """Largest values of the fields that cost memory without a tensor in the file to vouch for them."""
 _LARGEST_DIM = 2**20
 """Largest value of any other whole number."""
@@ -37,13 +43,19 @@ def recognise(content: Content) -> bool:
     return _KEY in content.metadata
 
 
-def save_native(captioner: Captioner, path: Path, *, training: dict[str, Any]) -> None:
+def save_native(
+    captioner: Captioner, path: Path, *, training: dict[str, Any], state: Mapping[str, Tensor] | None = None
+) -> None:
     """Writes a checkpoint, whole or not at all.
 
     Args:
         captioner: what to save.
         path: where; replaced if it exists.
         training: how it was trained, as JSON values.
+        state: what only training goes on from, by name: the optimizer's numbers. `load` passes over it.
+
+    Raises:
+        OSError: if it can't be written.
     """
     about = {
         "format_version": FORMAT_VERSION,
@@ -57,12 +69,22 @@ def save_native(captioner: Captioner, path: Path, *, training: dict[str, Any]) -
         },
         "training": training,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in captioner.state_dict().items()}
+    tensors = captioner.state_dict() | {STATE + name: tensor for name, tensor in (state or {}).items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {_KEY: json.dumps(about, allow_nan=False, sort_keys=True)}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(save(tensors, metadata=metadata))
-    unfinished.replace(path)
+    try:
+        save_file(plain, unfinished, metadata=metadata)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.chmod(0o644)  # the library makes it private
+        unfinished.replace(path)
+    except SafetensorError as error:  # the disk is full, or can't be written to
+        code = errno.ENOSPC if f"os error {errno.ENOSPC}" in str(error) else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load(content: Content, word_map: Path | None, encoder_weights: str | None) -> Checkpoint:  # noqa: ARG001
@@ -85,7 +107,7 @@ def load(content: Content, word_map: Path | None, encoder_weights: str | None) -
     about = _about(path, content.metadata)
     captioner = assemble(
         content,
-        content.tensors,
+        {name: tensor for name, tensor in content.tensors.items() if not name.startswith(STATE)},
         encoder=_checked(path, EncoderConfig, about.get("encoder")),
         decoder=_checked(path, DecoderConfig, about.get("decoder")),
         preprocessing=_checked(path, Preprocessing, about.get("preprocessing")),
