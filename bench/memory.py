@@ -1,9 +1,12 @@
-"""Keeping memory from growing with what was done before."""
+"""How much memory there is, and keeping it from growing with what was done before."""
 
 import ctypes
 import os
 import platform
+from contextlib import suppress
+from pathlib import Path
 
+_PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _PRIMITIVES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
@@ -28,6 +31,22 @@ def keep_freed_memory() -> None:
     if libc := _glibc():
         libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
+
+
+def available_memory() -> int | None:
+    """Bytes that this process can take before the system or its container runs short; None where nothing tells."""
+    free = []
+    with suppress(OSError):
+        free.append(1024 * _entry(_PROC / "meminfo", "MemAvailable:"))
+    with suppress(OSError, ValueError):  # a container's share; "max" where there is no limit
+        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free.append(limit - used + _entry(_CGROUP / "memory.stat", "inactive_file"))
+    return max(0, min(free)) if free else None
+
+
+def _entry(path: Path, name: str) -> int:
+    rows = (line.split() for line in path.read_text().splitlines())
+    return next((int(row[1]) for row in rows if row and row[0] == name), 0)
 
 
 def _glibc() -> ctypes.CDLL | None:

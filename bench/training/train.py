@@ -1,0 +1,276 @@
+"""From a recipe and a data set to a training directory. Issuing the same command again goes on where it stopped."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from bench.config import digest
+from bench.data.base import CaptionData, CaptionedImage, data_sha256, references_sha256
+from bench.devices import device_named
+from bench.distributed import World, joined, together
+from bench.errors import ConfigError
+from bench.progress import say
+from bench.provenance import collect_provenance, file_sha256
+from bench.run_directory import locked
+from bench.training.loop import Training
+from bench.training.recipe import TrainingConfig
+from bench.training.state import BEST, LAST, Last, Progress
+from bench.training.steps import trained_children
+from bench.training.trunk_weights import trunk_weights
+from bench.training.word_vectors import start_embeddings
+from models.captioner import Captioner
+from models.decoder import DecoderConfig
+from models.encoder import EncoderConfig, build_encoder
+from models.formats import load_checkpoint
+from models.preprocessing import Preprocessing
+from models.vocabulary import Vocabulary, split_words
+from reports.records import RunError
+from reports.training import CACHE, RECORD, TrainedModel, TrainingData, TrainingRecord, TrainingStore
+
+SCHEMA_VERSION = 1
+
+
+class _Splits(NamedTuple):
+    train: Sequence[CaptionedImage]
+    val: Sequence[CaptionedImage]
+
+
+def train(
+    config: TrainingConfig,
+    data: CaptionData,
+    out: Path,
+    *,
+    preset: str,
+    command: str,
+    limit: int | None = None,
+    max_steps: int | None = None,
+    start: Path | None = None,
+    device: str = "cpu",
+    cache: Path | None = None,
+    fresh: bool = False,
+) -> Path:
+    """Trains a captioner, or goes on with a training that was ended; alone, or with others that torchrun started.
+
+    Args:
+        config: the recipe.
+        data: pictures with captions; its train and val splits are used.
+        out: the training directory.
+        preset: the recipe's name.
+        command: the command line, for the record.
+        limit: use only the first images of either split; None for all.
+        max_steps: after which every stage ends; None for the recipe's epochs.
+        start: checkpoint to start from, with its words, sizes and weights; None for what the recipe says.
+        device: a torch device.
+        cache: folder for pixels and maps that are computed once; None for one in `out`.
+        fresh: start over where `out` holds a training.
+
+    Returns:
+        The best checkpoint.
+
+    Raises:
+        ConfigError: if `out` holds something else, or the training diverges.
+    """
+    with joined() as world, ExitStack() as stack:
+        placed = device_named(device, world)
+        splits = _Splits(*(data.select(split)[:limit] for split in ("train", "val")))
+        record = _new_record(config, data, splits, preset, command, limit, max_steps, start, placed)
+        store = TrainingStore(out)
+        with together():
+            if world.is_first:
+                stack.enter_context(locked(out, kind="training"))
+                _prepare(store, record, fresh=fresh)
+        if (out / RECORD).exists() and store.read_training().status == "finished":
+            say(f"{out} holds this training, finished; nothing is left to do")
+            return out / BEST
+        with together():  # nobody goes on before all have read what the first is about to replace
+            last = Last(out) if (out / LAST).exists() else None
+        torch.manual_seed(config.seed)
+        if last is None:
+            is_trial = limit is not None or max_steps is not None
+            captioner, origin, warnings = _captioner(config, splits, start, is_trial, world)
+        else:
+            captioner, earlier = last.captioner, store.read_training()
+            origin, warnings = earlier.model.weights, list(earlier.warnings)
+            say(_where(last.progress, config))
+        model = _model(captioner, config, origin)
+        record = dataclasses.replace(record, model=model, warnings=tuple(warnings))
+        progress = last.progress if last else Progress()
+        stack.enter_context(_leaving_a_mark(store, world))
+        Training(
+            config,
+            captioner.to(placed),
+            splits,
+            record,
+            progress,
+            folder=out,
+            cache=cache or out / CACHE,
+            is_started=start is not None,
+            max_steps=max_steps,
+            world=world,
+        ).run(last)
+    return out / BEST
+
+
+def _new_record(
+    config: TrainingConfig,
+    data: CaptionData,
+    splits: _Splits,
+    preset: str,
+    command: str,
+    limit: int | None,
+    max_steps: int | None,
+    start: Path | None,
+    device: torch.device,
+) -> TrainingRecord:
+    """The record of a training that begins; everything that decides its weights is in `config` and the hashes."""
+    given = {"start": start, "embeddings": config.embeddings}
+    if config.encoder_weights and Path(config.encoder_weights).is_file():
+        given["encoder_weights"] = Path(config.encoder_weights)
+    return TrainingRecord(
+        schema_version=SCHEMA_VERSION,
+        name=preset,
+        status="running",
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        preset=preset,
+        source=config.source,
+        config=config.plain() | {"limit": limit, "max_steps": max_steps},
+        provenance=collect_provenance(
+            device=str(device),
+            threads=torch.get_num_threads(),
+            sha256={
+                **{name: file_sha256(path) for name, path in given.items() if path is not None},
+                "data": _fingerprint([*splits.train, *splits.val]),
+            },
+        ),
+        data=TrainingData(
+            name=data.name,
+            train_images=len(splits.train),
+            val_images=len(splits.val),
+            left_out=(),
+            captions=sum(len(image.references) for image in splits.train),
+        ),
+        model=TrainedModel(0, 0, 0, config.encoder, ""),
+        epochs=(),
+        best=None,
+        warnings=(),
+    )
+
+
+def _fingerprint(images: Sequence[CaptionedImage]) -> str:
+    """Of pictures and captions; drawn pictures follow from their ids."""
+    files = [image for image in images if image.path is not None]
+    drawn = {image.image_id: image.references for image in images if image.path is None}
+    return digest([data_sha256(files), references_sha256(drawn)])
+
+
+def _identity(record: TrainingRecord) -> dict[str, Any]:
+    """What decides the weights."""
+    return {
+        **record.config,
+        **{f"SHA-256 of {name}": hash for name, hash in record.provenance.sha256.items()},
+    }
+
+
+def _prepare(store: TrainingStore, record: TrainingRecord, *, fresh: bool) -> None:
+    """Makes sure that the training directory is empty, or holds this very training."""
+    path = store.path
+    if not (path / RECORD).is_file():
+        return
+    if fresh:
+        for name in (RECORD, LAST, BEST):
+            (path / name).unlink(missing_ok=True)
+        return
+    mine = json.loads(json.dumps(_identity(record)))
+    theirs = _identity(store.read_training())
+    different = [name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name)]
+    if different:
+        raise ConfigError(
+            f"{path} holds another training: {', '.join(different)} differ{'s' * (len(different) == 1)}; "
+            "give another --out, or --fresh to replace it"
+        )
+
+
+def _captioner(
+    config: TrainingConfig, splits: _Splits, start: Path | None, is_trial: bool, world: World
+) -> tuple[Captioner, str, list[str]]:
+    """The captioner before the first step, where its trunk's weights are from, and what a reader must know of it."""
+    if start is not None:
+        checkpoint = load_checkpoint(start)
+        if config.embeddings:
+            raise ConfigError(
+                "--start and --embeddings were both given; a checkpoint brings its own embeddings"
+            )
+        return checkpoint.captioner, f"the checkpoint {start.name}", list(checkpoint.warnings)
+    trunk = trunk_weights(config.encoder, config.encoder_weights, is_trial=is_trial, world=world)
+    vocabulary = Vocabulary.from_captions(
+        (split_words(reference) for image in splits.train for reference in image.references),
+        min_count=config.min_count,
+    )
+    captioner = build_captioner(config, vocabulary, weights=trunk.weights)
+    if config.embeddings:
+        say(start_embeddings(captioner, config.embeddings))
+    return captioner, trunk.origin, [trunk.warning] if trunk.warning else []
+
+
+def build_captioner(
+    config: TrainingConfig, vocabulary: Vocabulary, *, weights: str | None = None
+) -> Captioner:
+    """An untrained captioner as the recipe asks for it.
+
+    Args:
+        config: the recipe.
+        vocabulary: its words.
+        weights: of the trunk, a file or torchvision's name; None for random ones.
+
+    Returns:
+        The captioner, on the CPU.
+    """
+    encoder = EncoderConfig(config.encoder, config.grid)
+    with torch.device("meta"):  # only to learn how long its annotation vectors are
+        annotation_dim = build_encoder(encoder).annotation_dim
+    assert isinstance(annotation_dim, int)
+    decoder = DecoderConfig(vocabulary_size=len(vocabulary), annotation_dim=annotation_dim, **config.decoder)
+    return Captioner(
+        encoder, decoder, vocabulary, Preprocessing(**config.preprocessing), encoder_weights=weights
+    )
+
+
+def _model(captioner: Captioner, config: TrainingConfig, origin: str) -> TrainedModel:
+    trained = list(captioner.decoder.parameters())
+    firsts = [stage.trained_from for stage in config.stages if stage.trained_from is not None]
+    if firsts:
+        trained += [p for child in trained_children(captioner, min(firsts)) for p in child.parameters()]
+    return TrainedModel(
+        parameters=sum(p.numel() for p in captioner.parameters()),
+        trained=sum(p.numel() for p in trained),
+        vocabulary_size=len(captioner.vocabulary),
+        encoder=captioner.encoder_config.name,
+        weights=origin,
+    )
+
+
+def _where(progress: Progress, config: TrainingConfig) -> str:
+    stage = config.stages[progress.stage]
+    return f"going on behind step {progress.step} of stage {stage.name!r}"
+
+
+@contextmanager
+def _leaving_a_mark(store: TrainingStore, world: World) -> Iterator[None]:
+    """Has training.json say how a training ended. Nothing that goes wrong here may hide what went wrong before."""
+    try:
+        yield
+    except BaseException as error:
+        status: Literal["interrupted", "failed"] = "failed"
+        if isinstance(error, KeyboardInterrupt):
+            status = "interrupted"
+        with suppress(OSError, RunError):
+            if world.is_first:
+                store.write_training(dataclasses.replace(store.read_training(), status=status))
+        raise
