@@ -5,6 +5,7 @@ Results go to stdout, progress to stderr. Exit codes: 0 done, 2 a mistake in wha
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what knows few characters gets the codes of the others
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     keep_few_primitives()
     from bench import commands
@@ -28,11 +31,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return commands.run(options)
 
 
+class _Version(argparse.Action):
+    """Looks for the version when it is asked for: that takes longer than all the rest of `-h`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        """Prints the version and ends the program."""
+        from importlib.metadata import version
+
+        parser.exit(message=f"gazebench {version('gazebench')}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gazebench", description="How good are a captioner's captions, and does it look where it speaks?"
     )
-    parser.add_argument("--version", action="version", version="gazebench 0.1.0")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     evaluate = _command(commands, "eval", "decode, score, explain and report: the whole job")
@@ -72,7 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     _scoring_options(evaluate)
     evaluate.add_argument("--limit", type=int, metavar="N", help="evaluate only the first N images")
     evaluate.add_argument(
-        "--batch-size", type=int, default=64, metavar="B", help="images at once (default: 64)"
+        "--batch-size",
+        type=_number_or_auto,
+        metavar="B",
+        help="images at once, or auto for what memory allows (default: auto)",
+    )
+    evaluate.add_argument(
+        "--max-failures",
+        type=_number_or_share,
+        metavar="N",
+        help="stop where more than N pictures can't be read, or more than a share of them such as 0.01 "
+        "(default: go on as long as one can)",
     )
     evaluate.add_argument(
         "--workers",
@@ -84,15 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: one under runs/)")
     evaluate.add_argument("--fresh", action="store_true", help="start over instead of resuming")
 
-    train = _command(commands, "train", "train a model by a named recipe")
-    train.add_argument("--preset", default="scenes", help="name of the recipe (default: scenes)")
-    _data_options(train, default=None)
-    train.add_argument("--seed", type=int, help="another seed gives another model")
-    train.add_argument("--epochs", type=int, help="passes over the training images (default: the recipe's)")
-    _encoder_weights_option(train, "to start from (default: the recipe's)")
-    train.add_argument(
-        "--out", type=Path, metavar="FILE", help="checkpoint to write (default: runs/PRESET.safetensors)"
+    train = _command(
+        commands,
+        "train",
+        "train a model by a named recipe",
+        "The same command goes on with a training that was ended.",
     )
+    _training_options(train)
 
     caption = _command(
         commands,
@@ -107,7 +128,10 @@ def _parser() -> argparse.ArgumentParser:
     _checkpoint_options(caption)
 
     explain = _command(
-        commands, "explain", "write a page about where the model looks in pictures of your own"
+        commands,
+        "explain",
+        "write a page about where the model looks in pictures of your own",
+        "Pictures that can't be read are named on stderr; the page is about the others, and the exit code is 2.",
     )
     explain.add_argument("checkpoint", type=Path)
     explain.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE")
@@ -220,6 +244,11 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = _command(commands, "doctor", "check whether this machine has what gazebench needs")
     doctor.add_argument("--checkpoint", type=Path, metavar="FILE", help="also check that this can be loaded")
+    doctor.add_argument("--data", metavar="D", help="also check this captions file or data set folder")
+    doctor.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of its pictures, if it can't be found"
+    )
+    doctor.add_argument("--out", type=Path, metavar="DIR", help="where runs are to be written")
 
     throughput = _command(commands, "throughput", "show what `tox -e bench` measured")
     throughput.add_argument("benchmarks", type=Path, metavar="FILE", help="the JSON file that it wrote")
@@ -248,6 +277,87 @@ def _data_options(command: argparse.ArgumentParser, *, default: str | None) -> N
     command.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the pictures, if it can't be found"
     )
+
+
+def _training_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--preset", default="scenes", metavar="P", help="name of the recipe (default: scenes)"
+    )
+    command.add_argument(
+        "--show",
+        action="store_true",
+        help="print the recipe with all its hyper-parameters, and train nothing",
+    )
+    _data_options(command, default=None)
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="training directory (default: one under runs/)"
+    )
+    command.add_argument("--seed", type=int, metavar="N", help="another seed gives another model")
+    command.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="passes over the training images in each stage (default: the recipe's; 0 with --self-critical for none)",
+    )
+    command.add_argument("--limit", type=int, metavar="N", help="a trial: the first N images of either split")
+    command.add_argument("--max-steps", type=int, metavar="N", help="a trial: end each stage after N steps")
+    command.add_argument(
+        "--batch-size", type=int, metavar="B", help="images per step (default: the recipe's)"
+    )
+    _encoder_weights_option(command, "to start from, or none for random ones (default: the recipe's)")
+    command.add_argument(
+        "--embeddings",
+        type=Path,
+        metavar="FILE",
+        help="text file of word vectors, as GloVe's, to start the word embeddings from",
+    )
+    command.add_argument(
+        "--start",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="go on from a trained model, with its words and its layers",
+    )
+    command.add_argument(
+        "--self-critical",
+        type=int,
+        metavar="N",
+        help="add a stage of N epochs at the end that maximises the CIDEr-D of captions that the model draws",
+    )
+    command.add_argument(
+        "--precision",
+        metavar="TYPE",
+        help="float32, or bfloat16, which is faster where the hardware has it (default: the recipe's)",
+    )
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
+    command.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="folder for pixels and maps that are computed once; trainings can share it (default: in --out)",
+    )
+    command.add_argument("--fresh", action="store_true", help="start over instead of resuming")
+
+
+def _number_or_auto(text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; expected a number, or auto") from None
+
+
+def _number_or_share(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} was given; expected a number of pictures, or a share such as 0.01"
+        ) from None
 
 
 def _page_options(command: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -12,14 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.config import EvalConfig, ExplainConfig, SearchConfig
+from bench.config import EvalConfig, ExplainConfig, SearchConfig, digest
 from bench.errors import ConfigError, DataError, ScoringError
-from bench.progress import say
+from bench.progress import complain, say
 from models.errors import CheckpointError, PictureError
 from reports.records import RunError
 
 if TYPE_CHECKING:
     from bench.captioning import Captioned
+    from bench.training.recipe import TrainingConfig
     from models.formats import Checkpoint
     from reports.gallery import Wanted
     from reports.records import CaptionRow
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 MISTAKES = (CheckpointError, PictureError, DataError, ConfigError, ScoringError, RunError)
 """What users can get wrong: shown as one sentence, exit code 2."""
+RESUMABLE = ("eval", "train")
+"""Commands that go on where they were interrupted."""
 CAPTION_FIELDS = (
     "image_id",
     "beam_size",
@@ -39,6 +43,12 @@ CAPTION_FIELDS = (
     "finished",
 )
 """What `gazebench caption --json` prints of each picture, besides attention and alternatives."""
+
+
+_CURES = {
+    errno.ENOSPC: "; make room, and the same command goes on from there",
+    errno.EROFS: "; expected a folder that can be written: name one with --out",
+}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -75,20 +85,22 @@ def run(options: argparse.Namespace) -> int:
     except (*MISTAKES, OSError) as error:
         if options.debug:
             traceback.print_exc()
-        say(f"gazebench: error: {_sentence(error)}")
+        complain(f"gazebench: error: {_sentence(error)}")
         return 2
     except KeyboardInterrupt:
-        how = f"; the same command goes on from here: {_command_line()}" if options.command == "eval" else ""
+        how = (
+            f"; the same command goes on from here: {_command_line()}" if options.command in RESUMABLE else ""
+        )
         say(f"interrupted{how}")
         return 130
 
 
 def _sentence(error: Exception) -> str:
     """One printable line; what the message quotes may come from a file of a stranger."""
-    text = (
-        f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
-    )
-    return _one_line(text)
+    if not isinstance(error, OSError) or not error.strerror:
+        return _one_line(str(error))
+    where = "" if error.filename is None else f": {error.filename}"
+    return _one_line(f"{error.strerror}{where}{_CURES.get(error.errno or 0, '')}")
 
 
 def _one_line(text: str) -> str:
@@ -111,6 +123,18 @@ def _command_line() -> str:
 
 
 def _eval(options: argparse.Namespace) -> None:
+    from bench.distributed import joined, together
+
+    with joined() as place:
+        with together():
+            config = _eval_config(options)
+            from bench.runner import evaluate
+        store = evaluate(config, command=_command_line())
+    if place.is_first:
+        _print_run(store, options)
+
+
+def _eval_config(options: argparse.Namespace) -> EvalConfig:
     if options.explain != "all" and not options.explain.isdecimal():
         raise ConfigError(f"--explain is {options.explain!r}; expected a number of images, or all")
     given = _given(options, EvalConfig) | {
@@ -120,17 +144,14 @@ def _eval(options: argparse.Namespace) -> None:
     }
     if options.checkpoint is None:
         del given["checkpoint"]
-    config = EvalConfig(**given)
-    from bench.runner import evaluate
-
-    _print_run(evaluate(config, command=_command_line()), options)
+    return EvalConfig(**given)
 
 
 def _print_run(store: "RunStore", options: argparse.Namespace) -> None:
     from reports.terminal import print_run
 
     if options.json:
-        print((store.path / "run.json").read_text())
+        print(json.dumps(json.loads((store.path / "run.json").read_bytes()), indent=1))
     else:
         print_run(store)
         print(f"\nreport: {store.path / 'report.html'}")
@@ -155,30 +176,70 @@ def _given(
 
 
 def _train(options: argparse.Namespace) -> None:
-    from bench.data.load import load_data
-    from bench.training import PRESETS, train
+    from bench.training.presets import PRESETS, changed
+    from bench.training.showing import complete, meanings_by_part, show
 
     if options.preset not in PRESETS:
         raise ConfigError(f"there is no preset {options.preset!r}; known presets: {', '.join(PRESETS)}")
-    changes = {
-        name: getattr(options, name)
-        for name in ("seed", "epochs", "encoder_weights")
-        if getattr(options, name) is not None
-    }
-    if changes.get("epochs", 1) < 1:
-        raise ConfigError(f"--epochs is {changes['epochs']}; expected at least 1")
-    config = dataclasses.replace(PRESETS[options.preset], **changes)
+    names = ("seed", "epochs", "batch_size", "precision", "encoder_weights", "embeddings", "self_critical")
+    config = changed(PRESETS[options.preset], **{name: getattr(options, name) for name in names})
+    for name in ("limit", "max_steps"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected at least 1")
+    if not options.show:
+        _train_now(options, config)
+    elif options.json:
+        print(
+            json.dumps({"preset": options.preset, "config": complete(config), "meanings": meanings_by_part()})
+        )
+    else:
+        print(show(config, options.preset))
+
+
+def _train_now(options: argparse.Namespace, config: "TrainingConfig") -> None:
+    from bench.data.load import load_data
+    from bench.distributed import world
+    from bench.training.train import train
+    from models.formats import checkpoint_file
+    from reports.wording import printable
+
     source = options.data or config.data
     if source is None:
         raise ConfigError(f"preset {options.preset} brings no data set; name one with --data")
-    out = options.out or Path("runs") / f"{options.preset}.safetensors"
-    captioner = train(config, load_data(source, images=options.images), out, preset=options.preset)
-    result = {"checkpoint": str(out), "vocabulary_size": len(captioner.vocabulary)}
-    print(
-        json.dumps(result)
-        if options.json
-        else f"wrote {out}\nevaluate it: gazebench eval {shlex.quote(str(out))}"
+    data = load_data(source, images=options.images)
+    start = checkpoint_file(options.start) if options.start else None
+    best = train(
+        config,
+        data,
+        options.out or Path("runs") / _training_name(options, config, data.name, start),
+        preset=options.preset,
+        command=_command_line(),
+        limit=options.limit,
+        max_steps=options.max_steps,
+        start=start,
+        device=options.device,
+        cache=options.cache,
+        fresh=options.fresh,
     )
+    if not world().is_first:
+        return
+    if options.json:
+        print((best.parent / "training.json").read_text(encoding="utf-8"), end="")
+    else:
+        print(printable(f"wrote {best.parent}"))
+        print(printable(f"evaluate it: gazebench eval {shlex.quote(str(best.parent))}"))
+
+
+def _training_name(
+    options: argparse.Namespace, config: "TrainingConfig", data: str, start: Path | None
+) -> str:
+    """The preset's name, and the beginning of a digest of what is asked for."""
+    from bench.provenance import file_sha256
+
+    files = [start, config.embeddings, config.encoder_weights and Path(config.encoder_weights)]
+    hashes = [file_sha256(file) if file and file.is_file() else None for file in files]
+    asked = digest([config.plain(), data, options.limit, options.max_steps, hashes])
+    return f"{options.preset}-{asked[:8]}"
 
 
 def _caption(options: argparse.Namespace) -> int:
@@ -226,7 +287,7 @@ def _print_caption(row: "CaptionRow") -> None:
         print(printable(f"  {number(other.score)}  {other.caption}"), flush=True)
 
 
-def _explain(options: argparse.Namespace) -> None:
+def _explain(options: argparse.Namespace) -> int:
     from bench.picture_pages import explain_pictures
     from reports.wording import printable
 
@@ -239,7 +300,7 @@ def _explain(options: argparse.Namespace) -> None:
             "out": None,
         }
     )
-    page, *strips = explain_pictures(
+    written = explain_pictures(
         config,
         options.pictures,
         options.out,
@@ -248,10 +309,11 @@ def _explain(options: argparse.Namespace) -> None:
         with_paths=options.with_paths,
     )
     if options.json:
-        print(json.dumps({"page": str(page), "strips": [str(path) for path in strips]}))
+        print(json.dumps({"page": str(written.page), "strips": [str(path) for path in written.strips]}))
     else:
-        for path in (page, *strips):
+        for path in (written.page, *written.strips):
             print(printable(f"wrote {path}"))
+    return 2 if written.failures else 0
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -304,19 +366,27 @@ def _bless(options: argparse.Namespace) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     from bench.doctor import doctor_text, examine
 
-    findings = examine(options.checkpoint)
-    print(
-        json.dumps([finding._asdict() for finding in findings]) if options.json else doctor_text(findings),
-        end="",
-    )
+    findings = examine(options.checkpoint, data=options.data, images=options.images, out=options.out)
+    if options.json:
+        print(json.dumps([finding._asdict() for finding in findings]))
+    else:
+        print(doctor_text(findings), end="")
     return int(any(finding.state == "failure" for finding in findings))
 
 
 def _report(options: argparse.Namespace) -> None:
     from reports.html import write_report
+    from reports.training import is_training
+    from reports.training_page import write_training_page
 
     if options.bundle and options.out:
         raise ConfigError("--out and --bundle were both given; expected one of them")
+    if is_training(options.run):
+        if options.bundle:
+            raise ConfigError(f"{options.run} holds a training, whose page is one file; expected no --bundle")
+        path = write_training_page(options.run, options.out, with_paths=options.with_paths)
+        print(json.dumps({"report": str(path)}) if options.json else f"wrote {path}")
+        return
     path = write_report(
         options.run,
         options.out,
@@ -357,8 +427,9 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _checkpoint(options: argparse.Namespace) -> "Checkpoint":
-    from models.formats import load_checkpoint
+    from models.formats import checkpoint_file, load_checkpoint
 
+    options.checkpoint = checkpoint_file(options.checkpoint)  # which is what the command then speaks of
     return load_checkpoint(
         options.checkpoint, word_map=options.word_map, encoder_weights=options.encoder_weights
     )
@@ -367,7 +438,8 @@ def _checkpoint(options: argparse.Namespace) -> "Checkpoint":
 def _inspect(options: argparse.Namespace) -> None:
     from bench.inspection import describe, description_text
 
-    about = describe(options.checkpoint, _checkpoint(options))
+    checkpoint = _checkpoint(options)
+    about = describe(options.checkpoint, checkpoint)
     print(json.dumps(about) if options.json else description_text(about))
 
 

@@ -18,6 +18,8 @@ LARGEST_BEAM = 100
 """Larger beams cost memory and change no caption of this family of models."""
 LARGEST_STEPS = 1000
 """Longer captions are runaway sentences."""
+BATCH_SIZE = 64
+"""Images at once where nothing is known of the memory."""
 LARGEST_EXPONENT = 10
 """Far beyond 1, where captions are ranked by little more than the mean log-probability of their words."""
 PROTOCOLS = ("sun2022",)
@@ -131,10 +133,10 @@ class ExplainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """One evaluation. Everything here except `out` and `fresh` decides the numbers."""
+    """One evaluation. Everything here decides the numbers, except where it says that it does not, `out` and `fresh`."""
 
     checkpoint: Path = DEMO_CHECKPOINT
-    """The model."""
+    """The model: a file, or a training directory, which stands for its best checkpoint."""
     word_map: Path | None = None
     """Words of a checkpoint that lacks them; None to look beside it."""
     encoder_weights: str | None = None
@@ -161,8 +163,11 @@ class EvalConfig:
     """Where words are true in the pictures: a folder of Flickr30k Entities, or a JSON file of COCO instances."""
     limit: int | None = None
     """Evaluate only the first images of the split."""
-    batch_size: int = 64
-    """Images encoded and decoded together; does not change the captions."""
+    batch_size: int | None = None
+    """Images encoded and decoded together; does not change the captions. None for what memory allows."""
+    max_failures: int | float | None = None
+    """Pictures that may be unreadable: how many, or, below 1 with a fraction, which share of all; None for all but one.
+    Not a part of what the run is: where it stopped for this, a higher limit goes on."""
     workers: int | None = None
     """Processes that explain images, on a CPU; does not change the numbers. None for two, or one for a large model."""
     device: str = "cpu"
@@ -175,6 +180,9 @@ class EvalConfig:
     """Start over where the run directory holds an earlier run of the same kind."""
 
     def __post_init__(self) -> None:
+        from models.formats import checkpoint_file  # loads torch
+
+        object.__setattr__(self, "checkpoint", checkpoint_file(self.checkpoint))
         _check_ranges(
             self,
             limit=(1, math.inf),
@@ -182,11 +190,29 @@ class EvalConfig:
             retrieval=(0, math.inf),
             batch_size=(1, math.inf),
             workers=(1, 64),
+            max_failures=(0, math.inf),
         )
+        if isinstance(self.max_failures, float) and not self.max_failures < 1:
+            raise ConfigError(
+                f"--max-failures is {self.max_failures}; expected a whole number, or a share below 1, such as 0.01"
+            )
         if self.encoder_dtype not in ENCODER_DTYPES:
             raise ConfigError(
                 f"--encoder-dtype is {self.encoder_dtype!r}; expected {' or '.join(ENCODER_DTYPES)}"
             )
+
+    @property
+    def images_at_once(self) -> int:
+        """The batch size, where memory has not been asked for one."""
+        return self.batch_size or BATCH_SIZE
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called: its file's name, or that of the training directory that it lies in."""
+        from models.formats import BEST
+
+        is_best = self.checkpoint.name == BEST
+        return self.checkpoint.absolute().parent.name if is_best else self.checkpoint.stem
 
     @property
     def signature(self) -> str:
@@ -197,7 +223,7 @@ class EvalConfig:
     def as_json(self) -> dict[str, object]:
         """The options that decide the numbers, as JSON values. Files are known by their hash; folders are private."""
         values = asdict(self)
-        del values["out"], values["fresh"]
+        del values["out"], values["fresh"], values["max_failures"]
         values["checkpoint"] = self.checkpoint.name
         values["word_map"] = self.word_map.name if self.word_map else None
         for name in ("frequencies", "regions"):

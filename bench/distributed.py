@@ -5,6 +5,7 @@ any number of processes can go on with what another number began. With one proce
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -100,3 +101,20 @@ def gather(value: T) -> list[T]:
     found: list[T | None] = [None] * world().size
     dist.all_gather_object(found, value)  # on the CPU, as the objects are
     return found  # type: ignore[return-value]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Ends all processes where the block fails in one of them, before any goes on to what the others can't join in.
+
+    An error that several processes meet is raised in the first of them alone, so that it is told once. The others exit.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        if gather(told).index(told) == world().rank:
+            raise
+        sys.exit(2)
+    if any(gather(None)):
+        sys.exit(2)

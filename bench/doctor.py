@@ -15,14 +15,17 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import wrap
 from typing import Literal, NamedTuple
 
 from bench.config import DEMO_CHECKPOINT
-from bench.errors import JavaError
+from bench.doctor_inputs import data_set, fonts
+from bench.errors import DataError, JavaError
+from bench.memory import available_memory
 from models.errors import CheckpointError, one_line
 
 DEADLINE = 60.0
@@ -31,7 +34,7 @@ FREE_DISK = 1e9
 """Bytes free below which a folder counts as full; a run over 5,000 pictures, explanations included, takes less."""
 FREE_MEMORY = 2e9
 """Bytes available below which memory counts as short; a ResNet captioner and METEOR together take less."""
-_PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+_COLUMNS = 100
 _SENTENCE, _TOKENS = "A man's (tall) T-shirt isn't red.", "a man 's -lrb- tall -rrb- t-shirt is n't red ."
 _CAPTION, _REFERENCES = "A man rides a horse.", ("The man is riding a brown horse.", "A man on a horse.")
 _METEOR = 0.4108986339976993  # METEOR 1.5's own score of them, through pycocoevalcap 1.2
@@ -48,11 +51,20 @@ class Finding(NamedTuple):
     """How to mend it; empty where there is nothing to mend, or `found` says it."""
 
 
-def examine(checkpoint: Path | None) -> list[Finding]:
-    """Checks the installation and the machine.
+def examine(
+    checkpoint: Path | None,
+    *,
+    data: str | None = None,
+    images: Path | None = None,
+    out: Path | None = None,
+) -> list[Finding]:
+    """Checks the installation, the machine, and what is to be evaluated.
 
     Args:
         checkpoint: a checkpoint file to load, too; None for the demo model that ships.
+        data: a data set to read, too; None for none.
+        images: folder of its pictures; None to look for it.
+        out: where runs are to be written; None for this folder.
 
     Returns:
         What was found, in the order of printing.
@@ -67,7 +79,10 @@ def examine(checkpoint: Path | None) -> list[Finding]:
         first = [_attempt(*check) for check in _FIRST]
         java = [pool.submit(_attempt, *check) for check in _JAVA]
         then = [_attempt(*check) for check in _THEN]
+        then.append(_attempt("run folder", lambda: _folder(out or Path.cwd()), "name another with --out"))
         then.append(_attempt("checkpoint", lambda: _checkpoint(checkpoint or DEMO_CHECKPOINT), ""))
+        if data is not None:
+            then.append(_attempt("data set", lambda: data_set(data, images), _ABOUT_DATA))
         return [*first, *then, *(finding.result() for finding in java)]
 
 
@@ -76,12 +91,23 @@ def doctor_text(findings: Sequence[Finding]) -> str:
     signs = {"ok": "OK", "warning": "WARN", "failure": "FAIL"}
     lines = []
     for finding in findings:
-        lines.append(f"{signs[finding.state]:<6}{finding.name:<17}{one_line(finding.found)}")
+        lines += _wrapped(one_line(finding.found), f"{signs[finding.state]:<6}{finding.name:<17}", "")
         if finding.advice:
-            lines.append(f"{'':23}→ {finding.advice}")
+            lines += _wrapped(finding.advice, f"{'':23}→ ", "  ")
     counts = Counter(finding.state for finding in findings)
     lines += ["", f"{counts['failure']} failed, {counts['warning']} to be warned of, {counts['ok']} in order"]
     return "\n".join(lines) + "\n"
+
+
+def _wrapped(text: str, first: str, hanging: str) -> list[str]:
+    return wrap(
+        text,
+        _COLUMNS,
+        initial_indent=first,
+        subsequent_indent=f"{'':23}{hanging}",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _attempt(name: str, check: Callable[[], str], advice: str) -> Finding:
@@ -89,25 +115,25 @@ def _attempt(name: str, check: Callable[[], str], advice: str) -> Finding:
         return Finding(name, "ok", check())
     except (Warning, JavaError) as error:
         return Finding(name, "warning", str(error), advice)
-    except (RuntimeError, CheckpointError) as error:
+    except (RuntimeError, CheckpointError, DataError) as error:
         return Finding(name, "failure", str(error), advice)
     except Exception as error:  # noqa: BLE001 - a broken installation fails in ways that nobody can list
         return Finding(name, "failure", f"{type(error).__name__}: {error}", advice)
 
 
 def _packages() -> str:
-    versions, missing = [], []
-    for requirement in requires("gazebench") or ():
-        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+    needed = [re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in requires("gazebench") or ()]
+    missing = []
+    for name in needed:
         try:
-            versions.append(f"{name} {version(name)}")
+            version(name)
         except PackageNotFoundError:
             missing.append(name)
     if missing:
         raise RuntimeError(f"missing: {', '.join(missing)}")
     import bench.scoring.engine  # noqa: F401 - needs the others, so it tells whether they can be imported
 
-    return ", ".join(versions)
+    return f"{len(needed)} are needed and there"
 
 
 def _own_packages() -> str:
@@ -129,7 +155,7 @@ def _torch() -> str:
         raise RuntimeError(f"{found}: an operation of torchvision's gives a wrong result")
     if len({module.__version__.partition("+")[2] for module in (torch, torchvision)} - {""}) > 1:
         raise UserWarning(f"{found} are built for different machines")
-    return f"{found}; torchvision's own operations work"
+    return f"{found}, which work together"
 
 
 def _need_torch() -> None:
@@ -170,25 +196,18 @@ def _threads() -> str:
 
 
 def _memory() -> str:
-    free = []
-    with suppress(OSError):
-        free.append(1024 * _entry(_PROC / "meminfo", "MemAvailable:"))
-    with suppress(OSError, ValueError):  # a container's share; "max" where there is no limit
-        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free.append(limit - used + _entry(_CGROUP / "memory.stat", "inactive_file"))
-    if not free:
+    free = available_memory()
+    if free is None:
         return "how much is available can't be told on this system"
-    if min(free) < FREE_MEMORY:
-        raise UserWarning(f"only {_gigabytes(min(free))} available")
-    return f"{_gigabytes(min(free))} available"
-
-
-def _entry(path: Path, name: str) -> int:
-    rows = (line.split() for line in path.read_text().splitlines())
-    return next((int(row[1]) for row in rows if row and row[0] == name), 0)
+    if free < FREE_MEMORY:
+        raise UserWarning(f"only {_gigabytes(free)} available")
+    return f"{_gigabytes(free)} available"
 
 
 def _folder(folder: Path) -> str:
+    if folder.exists() and not folder.is_dir():
+        raise UserWarning(f"{folder} is not a folder")
+    folder = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), folder)
     if not os.access(folder, os.W_OK):
         raise UserWarning(f"{folder} can't be written")
     if (free := shutil.disk_usage(folder).free) < FREE_DISK:
@@ -258,10 +277,11 @@ def _checkpoint(path: Path) -> str:
     )
 
 
+_ABOUT_DATA = "name the captions with --data and the folder of the pictures with --images"
 _REINSTALL = "install gazebench into a fresh environment"
 _Check = tuple[str, Callable[[], str], str]  # name, what looks, how to mend what it finds
 _FIRST: tuple[_Check, ...] = (
-    ("Python", lambda: f"{platform.python_version()}, {platform.platform()}, {sys.executable}", ""),
+    ("Python", lambda: f"{platform.python_version()}, {platform.system()}, {sys.executable}", ""),
     ("packages", _packages, _REINSTALL),
     ("gazebench", _own_packages, "run from another folder, or set PYTHONSAFEPATH=1"),
 )
@@ -271,7 +291,7 @@ _THEN: tuple[_Check, ...] = (
     ("threads", _threads, "set OMP_NUM_THREADS to the number of cores or less"),
     ("memory", _memory, "close other programs, or evaluate with a smaller --batch-size"),
     ("temporary files", lambda: _folder(Path(tempfile.gettempdir())), "set TMPDIR to another folder"),
-    ("this folder", lambda: _folder(Path.cwd()), "name another with --out"),
+    ("fonts", fonts, "install matplotlib again: pip install --force-reinstall matplotlib"),
     ("SPICE", _spice, ""),
 )
 _JAVA: tuple[_Check, ...] = (

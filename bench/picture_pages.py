@@ -4,6 +4,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.config import EvalConfig
 from bench.data.base import CaptionData, CaptionedImage
@@ -11,11 +12,19 @@ from bench.errors import ConfigError
 from bench.progress import say
 from bench.runner import count_images, decode_images, explain_images, load, new_record
 from reports.pictures_page import write_pictures_page
-from reports.records import StageRow
+from reports.records import Failure, StageRow
 from reports.store import RunStore
 from reports.wording import printable
 
 _LONGEST_NAME = 40
+
+
+class Written(NamedTuple):
+    """What became of pictures of one's own."""
+
+    page: Path
+    strips: tuple[Path, ...]
+    failures: tuple[Failure, ...]
 
 
 def explain_pictures(
@@ -26,7 +35,7 @@ def explain_pictures(
     command: str,
     png: bool = False,
     with_paths: bool = False,
-) -> list[Path]:
+) -> Written:
     """Captions pictures of one's own, explains the captions, and writes a page about them.
 
     Nothing is written before all is done. Pictures that can't be read are listed on the page, if one can.
@@ -40,7 +49,7 @@ def explain_pictures(
         with_paths: whether the page shows paths as they were given.
 
     Returns:
-        The files written, the page first.
+        What was written, and which pictures could not be read.
 
     Raises:
         ConfigError: if what is to be written is a folder, or one of the files given.
@@ -60,10 +69,12 @@ def explain_pictures(
     stages: list[StageRow] = []
     with tempfile.TemporaryDirectory(prefix="gazebench-") as folder:
         store = RunStore(Path(folder) / "run")
-        captions = decode_images(config, checkpoint.captioner, images, store, record, stages)
-        for failure in store.read_failures():
+        decode_images(config, checkpoint.captioner, images, store, record, stages)
+        captions = store.read_captions()
+        failures = tuple(store.read_failures())
+        for failure in failures:
             say(printable(f"Note: {failure.reason}"))
-        info = explain_images(config, checkpoint.captioner, data, images, captions, store, stages)
+        info = explain_images(config, checkpoint.captioner, data, images, store, stages)
         store.write_run(
             dataclasses.replace(
                 record,
@@ -75,7 +86,7 @@ def explain_pictures(
         )
         write_pictures_page(store, out, with_paths=with_paths, strips=strips)
     captioned = {row.image_id for row in captions if row.error is None}
-    return [out, *(path for name, path in strips.items() if name in captioned)]
+    return Written(out, tuple(path for name, path in strips.items() if name in captioned), failures)
 
 
 def _named(pictures: Iterable[Path], *, with_paths: bool) -> dict[str, Path]:

@@ -2,17 +2,20 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.data.base import references_sha256
 from bench.data.results import by_reference_id, load_references, load_results
+from bench.data.texts import TextsByName
 from bench.errors import DataError
+from bench.pieces import pieces
 from bench.provenance import collect_provenance, file_sha256
-from bench.run_directory import named, prepare
+from bench.run_directory import locked, named, prepare
 from bench.scoring import Frequencies, Scorer
+from bench.stages.facts import NO_FACTS, with_table
 from bench.stages.score import load_frequencies, score
+from bench.stages.stock import Stock, take_stock
 from models.vocabulary import split_words
 from reports.html import write_report
 from reports.records import (
@@ -44,22 +47,18 @@ def score_run(path: Path, *, frequencies: Path | None = None) -> RunStore:
         RunError: if it can't be read or holds no captions.
     """
     store = RunStore(path)
-    record, captions = store.read_run(), store.read_captions()
-    if not any(row.caption is not None for row in captions):
-        raise RunError(f"{path} holds no captions to score; run `gazebench eval` first")
-    references = {row.image_id: row.references for row in captions}
-    record = _score(
-        store,
-        record,
-        captions,
-        references,
-        load_frequencies(frequencies),
-    )
-    config = dict(record.config) | {"frequencies": frequencies.name if frequencies else None}
-    sha256 = {name: value for name, value in record.provenance.sha256.items() if name != "frequencies"}
-    provenance = dataclasses.replace(record.provenance, sha256=sha256 | _frequencies_sha256(frequencies))
-    store.write_run(dataclasses.replace(record, config=config, provenance=provenance))
-    write_report(path)
+    store.read_run()  # else there is nothing to lock
+    with locked(path):
+        record, references = store.read_run(), _references(store)
+        stock = take_stock(store.iter_captions(), references)
+        if not any(captioned.any() for captioned in stock.captioned.values()):
+            raise RunError(f"{path} holds no captions to score; run `gazebench eval` first")
+        record = _score(store, record, stock, references, load_frequencies(frequencies))
+        config = dict(record.config) | {"frequencies": frequencies.name if frequencies else None}
+        sha256 = {name: value for name, value in record.provenance.sha256.items() if name != "frequencies"}
+        provenance = dataclasses.replace(record.provenance, sha256=sha256 | _frequencies_sha256(frequencies))
+        store.write_run(dataclasses.replace(record, config=config, provenance=provenance))
+        write_report(path)
     return store
 
 
@@ -93,12 +92,12 @@ def score_file(
     given = {image_id: known.captions[image_id] for image_id in known.captions if image_id in said}
     if unreferenced := [image_id for image_id, texts in given.items() if not texts]:
         raise DataError(f"{known.name!r} has no caption of {unreferenced[0]!r:.99}; leave the picture out")
-    rows = [
+    rows = (
         CaptionRow(
             image_id, FROM_FILE, text, tuple(split_words(text)), (), None, (), given[image_id], True, None
         )
         for image_id, text in ((image_id, said[image_id]) for image_id in given)
-    ]
+    )
     left = len(known.captions) - len(given)
     unscored = (
         (f"{left:,} of {len(known.captions):,} pictures with references have no caption",) if left else ()
@@ -144,13 +143,17 @@ def score_file(
     )
     record = named(record, captions.stem)
     store = RunStore(out or Path("runs") / record.name)
-    prepare(store, record, fresh=fresh)
-    store.clear()
-    store.append_captions(rows)
-    record = _score(store, record, rows, given, load_frequencies(frequencies))
-    store.write_run(dataclasses.replace(record, status="finished"))
-    store.write_throughput(record, record.stages)
-    write_report(store.path)
+    with locked(store.path):
+        prepare(store, record, fresh=fresh)
+        store.clear()
+        for some in pieces(rows, 1_000):
+            store.append_captions(some)
+        texts = TextsByName(given.items())
+        stock = take_stock(store.iter_captions(), texts)
+        record = _score(store, record, stock, texts, load_frequencies(frequencies))
+        store.write_run(dataclasses.replace(record, status="finished"))
+        store.write_throughput(record, record.stages)
+        write_report(store.path)
     return store
 
 
@@ -158,24 +161,37 @@ def _frequencies_sha256(spec: Path | None) -> dict[str, str]:
     return {"frequencies": file_sha256(spec)} if spec is not None and spec.is_file() else {}
 
 
+def _references(store: RunStore) -> TextsByName:
+    """The references of all images that a run holds a row of, without more than one row in memory."""
+    seen: set[str] = set()
+
+    def first(row: CaptionRow) -> bool:
+        is_first = row.image_id not in seen
+        seen.add(row.image_id)
+        return is_first
+
+    return TextsByName((row.image_id, row.references) for row in store.iter_captions() if first(row))
+
+
 def _score(
     store: RunStore,
     record: RunRecord,
-    captions: list[CaptionRow],
-    references: Mapping[str, tuple[str, ...]],
+    stock: Stock,
+    references: TextsByName,
     frequencies: Frequencies | None,
 ) -> RunRecord:
     begun = time.perf_counter()
     with Scorer(references, frequencies=frequencies) as scorer:
         scored = score(
             scorer,
-            captions,
+            store.iter_captions(),
+            stock,
+            store,
             search_signature=record.search_signature,
             unknown_word=record.model.unknown_word if record.model else None,
-            known=store.read_scores(),
+            facts=with_table(NO_FACTS, store.read_scores()),
         )
-    store.write_scores(scored.per_image)
-    stage = StageRow("score", time.perf_counter() - begun, len(captions), "captions")
+    stage = StageRow("score", time.perf_counter() - begun, stock.captions, "captions")
     return dataclasses.replace(
         record,
         metrics=scored.metrics,

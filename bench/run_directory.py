@@ -1,17 +1,30 @@
-"""Which run may be written into which folder."""
+"""Which run may be written into which folder, and by whom."""
 
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from bench.config import digest
 from bench.errors import ConfigError
 from reports.records import RunRecord
 from reports.store import RunStore
 
+LOCK = ".lock"
+"""In a run directory, is held by the process that writes to it, and tells that process's id."""
+_RECORDS = {"run": "run.json", "training": "training.json"}
+_DIVIDED = ("batch_size", "workers")
+_FOLLOWING = {"data": ("data", "split", "limit"), "references": ("data", "split", "limit")}
+"""Fingerprints that are others where one of these options is."""
+
 
 def identity(record: RunRecord) -> str:
     """A digest of everything that decides the numbers; how the work is divided does not."""
-    divided = ("batch_size", "workers")
-    config = {name: value for name, value in record.config.items() if name not in divided}
+    config = {name: value for name, value in record.config.items() if name not in _DIVIDED}
     return digest({"config": config, "sha256": dict(record.provenance.sha256)})
 
 
@@ -21,7 +34,59 @@ def named(record: RunRecord, stem: str) -> RunRecord:
     return replace(record, name=f"{plain[:60]}-{identity(record)[:8]}")
 
 
-def prepare(store: RunStore, record: RunRecord, *, fresh: bool) -> None:
+@contextmanager
+def locked(path: Path, *, kind: str = "run") -> Iterator[None]:
+    """Keeps other processes from writing to a directory. However this one ends, the system lets go of it then.
+
+    Where nothing is written, nothing is left: no folder that was not there before, and no lock.
+
+    Args:
+        path: the directory, which need not be there yet.
+        kind: run, or training.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ConfigError: if another process is writing to it, or it is of no run or training.
+    """
+    _check_is(kind, path)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    file = path / LOCK
+    holder = file.read_text() if file.is_file() else ""
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        who = f"process {holder}" if holder.isdecimal() else "another process"
+        raise ConfigError(
+            f"{path} is being written to by {who}; wait until it has ended, or give another --out"
+        ) from None
+    try:
+        file.write_text(str(os.getpid()))
+        yield
+    finally:
+        if _is_empty(path):
+            file.unlink(missing_ok=True)
+            for folder in made:
+                with suppress(OSError):  # somebody else has put something there
+                    folder.rmdir()
+        lock.release()
+
+
+def _is_empty(path: Path) -> bool:
+    return all(entry.name == LOCK for entry in path.iterdir())
+
+
+def _check_is(kind: str, path: Path) -> None:
+    if not path.exists() or (path.is_dir() and _is_empty(path)):
+        return
+    if not path.is_dir() or not (path / _RECORDS[kind]).is_file():
+        raise ConfigError(f"{path} exists and is not a {kind} directory; give --out a new or empty folder")
+
+
+def prepare(store: RunStore, record: RunRecord, *, fresh: bool) -> RunRecord | None:
     """Makes sure that the run directory is empty, or holds this very run.
 
     Args:
@@ -29,19 +94,49 @@ def prepare(store: RunStore, record: RunRecord, *, fresh: bool) -> None:
         record: the run that is to be written.
         fresh: whether an earlier run may be removed.
 
+    Returns:
+        What the directory says of the run so far; None if it holds nothing.
+
     Raises:
         ConfigError: if it holds anything else.
     """
-    path = store.path
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not (path / "run.json").is_file():
-        raise ConfigError(f"{path} exists and is not a run directory; give --out a new or empty folder")
+    _check_is("run", store.path)
+    if not (store.path / "run.json").is_file():
+        return None
     if fresh:
         store.clear()
-        return
-    if identity(store.read_run()) != identity(record):
+        return None
+    earlier = store.read_run()
+    if identity(earlier) != identity(record):
         raise ConfigError(
-            f"{path} holds a run of another checkpoint, data set or options; "
-            "give another --out, or --fresh to replace it"
+            f"{store.path} holds a run of another checkpoint, data set or options "
+            f"({'; '.join(_differences(earlier, record))}); give another --out, or --fresh to replace it"
         )
+    store.tidy()
+    return earlier
+
+
+def _differences(earlier: RunRecord, record: RunRecord) -> list[str]:
+    """What two runs differ in, in words."""
+    options = {
+        name: f"{_option(name)}: {_told(earlier, name)} there, {_told(record, name)} now"
+        for name in {**earlier.config, **record.config}
+        if name not in _DIVIDED and earlier.config.get(name, ...) != record.config.get(name, ...)
+    }
+    there, now = earlier.provenance.sha256, record.provenance.sha256
+    contents = [
+        f"the content of {'the data set' if name == 'data' else name.replace('_', ' ')}"
+        for name in {**there, **now}
+        if there.get(name) != now.get(name) and not options.keys() & {name, *_FOLLOWING.get(name, ())}
+    ]
+    return [*options.values(), *contents]
+
+
+def _option(name: str) -> str:
+    if name in ("checkpoint", "captions", "references"):
+        return name
+    return "--beam-size" if name == "beam_sizes" else f"--{name.replace('_', '-')}"
+
+
+def _told(record: RunRecord, name: str) -> str:
+    return json.dumps(record.config[name], ensure_ascii=False)[:80] if name in record.config else "not known"

@@ -3,30 +3,37 @@
 import dataclasses
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
+from bench.batches import fitted
 from bench.config import EvalConfig, digest
-from bench.data.base import CaptionData, CaptionedImage, data_sha256, references_sha256
+from bench.data.base import CaptionData, CaptionedImage, data_sha256, references_of, references_sha256
 from bench.data.load import load_data
+from bench.distributed import broadcast, together, world
 from bench.errors import ConfigError
+from bench.failures import check_failures
+from bench.memory import give_back_memory
 from bench.progress import say
 from bench.provenance import collect_provenance, path_sha256
-from bench.run_directory import named, prepare
+from bench.run_directory import locked, named, prepare
 from bench.scoring import Scorer
 from bench.stages.decode import decode
-from bench.stages.facts import caption_facts, training_captions
+from bench.stages.facts import caption_facts, training_captions, with_table
 from bench.stages.retrieve import retrieve
 from bench.stages.score import load_frequencies, score
-from bench.stages.speed import measure_speed
+from bench.stages.speed import TIMED, measure_speed
+from bench.stages.stock import Stock, take_stock
 from models.captioner import Captioner
 from models.formats import Checkpoint, load_checkpoint
+from reports.explained import Chosen, Parts
 from reports.records import (
     SCHEMA_VERSION,
     CaptionRow,
@@ -35,27 +42,54 @@ from reports.records import (
     ImageCounts,
     ModelInfo,
     Provenance,
+    RunError,
     RunRecord,
     StageRow,
 )
+from reports.shards import shards
 from reports.store import RunStore
 
 
 def evaluate(config: EvalConfig, *, command: str) -> RunStore:
-    """Decodes, scores, explains and reports.
+    """Decodes, scores, explains and reports; of a run that was broken off, what is missing.
 
     What can't be used ends in a `CheckpointError`, `DataError` or `ConfigError`, and leaves no run directory behind.
+    Several processes share decoding and explaining; the first does everything else.
 
     Args:
         config: what to evaluate.
         command: the command line that asked for it, for the record.
 
     Returns:
-        The run directory, finished.
+        The run directory, finished as far as this process goes.
     """
-    checkpoint = load(config)
+    with together():
+        checkpoint = load(config)
+        fitting = fitted(config, checkpoint.captioner)
+        data = _data(config)
+        images = data.select(config.split)[: config.limit]
+        record = new_record(fitting, command, checkpoint, data, images) if world().is_first else None
+    with ExitStack() as stack:
+        found = None
+        with together():
+            if record is not None:
+                found = _opened(config, fitting, record, stack)
+        opened = broadcast(found)
+        assert opened is not None
+        store = RunStore(opened.path)
+        if opened.is_finished:
+            say(f"{store.path} is finished, and nothing of it is missing; --fresh starts over")
+            return store
+        if config.batch_size is None:
+            say(f"up to {opened.batch_size} images at once")
+        config = dataclasses.replace(config, batch_size=opened.batch_size)
+        with _leaving_a_mark(store):
+            _run_stages(config, checkpoint.captioner, data, images, store, opened.record)
+    return store
+
+
+def _data(config: EvalConfig) -> CaptionData:
     data = load_data(config.data, images=config.images)
-    images = data.select(config.split)[: config.limit]
     if config.explaining.methods:  # captum takes a second, which is else spent while Java starts
         from bench.stages.explain import chosen_methods
 
@@ -63,16 +97,47 @@ def evaluate(config: EvalConfig, *, command: str) -> RunStore:
     if config.regions is not None:
         from bench.data.regions import load_regions
 
-        loaded = load_regions(config.regions, images)
+        loaded = load_regions(config.regions, data.select(config.split)[: config.limit])
         data = dataclasses.replace(
             data, ground_truth=loaded.truth, warnings=(*data.warnings, *loaded.warnings)
         )
-    record = new_record(config, command, checkpoint, data, images)
+    return data
+
+
+class _Opened(NamedTuple):
+    """A run directory that this run may write to."""
+
+    path: Path
+    record: RunRecord
+    """With what the directory says of the run already."""
+    batch_size: int
+    is_finished: bool
+
+
+def _opened(config: EvalConfig, fitting: EvalConfig, record: RunRecord, stack: ExitStack) -> _Opened:
+    """Locks the run directory until the stack is closed, and looks how far the run has come."""
     store = RunStore(config.out or Path("runs") / record.name)
-    prepare(store, record, fresh=config.fresh)
-    with _leaving_a_mark(store):
-        _run_stages(config, checkpoint.captioner, data, images, store, record)
-    return store
+    stack.enter_context(locked(store.path))
+    earlier = prepare(store, record, fresh=config.fresh)
+    if earlier is None:
+        return _Opened(store.path, record, fitting.images_at_once, is_finished=False)
+    size = earlier.config.get("batch_size")
+    if config.batch_size is not None or not isinstance(size, int):
+        size = fitting.images_at_once
+    record = dataclasses.replace(
+        record,
+        config=dict(record.config) | {"batch_size": size},  # it stays, as it decides the last digits
+        created=earlier.created,
+        images=earlier.images,
+        stages=earlier.stages,
+        metrics=earlier.metrics,
+        metric_signature=earlier.metric_signature,
+        scoring_warnings=earlier.scoring_warnings,
+        explanations=earlier.explanations,
+        warnings=tuple(dict.fromkeys((*record.warnings, *earlier.warnings))),
+    )
+    is_finished = earlier.status == "finished" and _is_whole(store, config, record)
+    return _Opened(store.path, record, size, is_finished)
 
 
 def load(config: EvalConfig) -> Checkpoint:
@@ -92,12 +157,37 @@ def _leaving_a_mark(store: RunStore) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if (store.path / "run.json").exists():
-            status: Literal["interrupted", "failed"] = "failed"
-            if isinstance(error, KeyboardInterrupt):
-                status = "interrupted"
-            store.write_run(dataclasses.replace(store.read_run(), status=status))
+        status: Literal["interrupted", "failed"] = "failed"
+        if isinstance(error, KeyboardInterrupt):
+            status = "interrupted"
+        with suppress(OSError, RunError):  # what has gone wrong is told, not that it could not be noted
+            if (store.path / "run.json").exists():
+                store.write_run(dataclasses.replace(store.read_run(), status=status))
         raise
+
+
+def _is_whole(store: RunStore, config: EvalConfig, record: RunRecord) -> bool:
+    """Whether all is there that a finished run consists of."""
+    return (
+        _holds(store, "captions.jsonl", "failures.jsonl", "throughput.json", "report.html")
+        and not shards(store.path)
+        and _is_scored(store, record)
+        and (config.explain == 0 or record.explanations is None or _is_explained(store, record))
+        and (record.explanations is None or _holds(store, "interventions.parquet"))
+    )
+
+
+def _is_scored(store: RunStore, record: RunRecord) -> bool:
+    return bool(record.metrics) and _holds(store, "scores.parquet")
+
+
+def _is_explained(store: RunStore, record: RunRecord) -> bool:
+    files = ("attributions.parquet", "maps.npz", "sanity.parquet")
+    return record.explanations is not None and _holds(store, *files)
+
+
+def _holds(store: RunStore, *names: str) -> bool:
+    return all((store.path / name).is_file() for name in names)
 
 
 def _run_stages(
@@ -108,64 +198,112 @@ def _run_stages(
     store: RunStore,
     record: RunRecord,
 ) -> None:
-    stages: list[StageRow] = []
-    references = {image.image_id: image.references for image in images}
-    with Scorer(references, frequencies=load_frequencies(config.frequencies)) as scorer:
-        scorer.start()  # the Java processes warm up while captum and seaborn load and the model decodes
+    """Does what is missing of a run; in processes but the first, its share."""
+    stages, place = [*record.stages], world()
+    with ExitStack() as stack:
+        scorer = None
+        if place.is_first and not (_is_scored(store, record) and _holds(store, "interventions.parquet")):
+            frequencies = load_frequencies(config.frequencies)
+            scorer = stack.enter_context(Scorer(references_of(images), frequencies=frequencies))
+            del frequencies  # of which the scorer keeps what it needs
+            scorer.start()  # the Java processes warm up while captum and seaborn load and the model decodes
         import bench.stages.explain  # noqa: F401 - captum takes a second
         from reports.html import write_report
 
-        captions = decode_images(config, captioner, images, store, record, stages)
-        record = dataclasses.replace(record, images=count_images(images, captions), stages=tuple(stages))
+        decode_images(config, captioner, images, store, record, stages)
+        if place.size > 1:  # alone, scores come first
+            record = _explained(config, captioner, data, images, store, record, stages)
+        if not place.is_first:
+            return
+        give_back_memory()
+        references = scorer.references if scorer is not None else references_of(images)
+        stock = take_stock(store.iter_captions(), references, said=config.retrieval)
+        counts = ImageCounts(len(images), len(images) - int(stock.failed.sum()), int(stock.failed.sum()))
+        record = dataclasses.replace(record, images=counts, stages=added_up(stages))
         store.write_run(record)
-        known = caption_facts(
-            captions,
-            {image.image_id: image for image in images},
-            ground_truth=data.ground_truth,
-            training=training_captions(data, config.split),
-        )
-        if config.retrieval:
-            known = known.merge(
-                _retrieve(config, captioner, images, captions, stages),
-                how="left",
-                on=["image_id", "beam_size"],
+        if scorer is not None and not _is_scored(store, record):
+            record = _scored(config, captioner, data, images, stock, scorer, store, record, stages)
+            give_back_memory()
+        if place.size == 1:
+            record = _explained(config, captioner, data, images, store, record, stages)
+        if scorer is not None and record.explanations is not None:
+            _intervene(config, captioner, data, images, scorer, store, stages)
+        Parts(store.path).clear()
+    if not _is_timed(store):
+        with _timed(stages, "speed", 1, "probes"):
+            store.write_speed(
+                measure_speed(
+                    captioner,
+                    [images[place] for place in np.flatnonzero(~stock.failed)[:TIMED].tolist()],
+                    beam_size=max(config.search.beam_sizes),
+                    rules=config.search.rules,
+                    max_steps=config.search.max_steps,
+                )
             )
-        with _timed(stages, "score", len(captions), "captions"):
-            scored = score(
-                scorer,
-                captions,
-                search_signature=config.signature,
-                unknown_word=record.model.unknown_word if record.model else None,
-                known=known,
-            )
-        store.write_scores(scored.per_image)
-        record = dataclasses.replace(
-            record,
-            metrics=scored.metrics,
-            metric_signature=f"{scored.signature}|{config.signature}",
-            scoring_warnings=scored.warnings,
-            stages=tuple(stages),
-        )
-        store.write_run(record)
-        info = None
-        if config.explain != 0:
-            info = explain_images(config, captioner, data, images, captions, store, stages, scorer)
-    with _timed(stages, "speed", 1, "probes"):
-        captioned = {row.image_id for row in captions if row.error is None}
-        store.write_speed(
-            measure_speed(
-                captioner,
-                [image for image in images if image.image_id in captioned],
-                beam_size=max(config.search.beam_sizes),
-                rules=config.search.rules,
-                max_steps=config.search.max_steps,
-            )
-        )
-    record = dataclasses.replace(record, status="finished", explanations=info, stages=tuple(stages))
-    store.write_run(record)
+    record = dataclasses.replace(record, stages=added_up(stages))
+    store.write_run(dataclasses.replace(record, status="finished"))
+    store.write_throughput(record, added_up(stages))
     with _timed(stages, "report", 1, "pages"):
-        write_report(store.path)
-    store.write_throughput(record, stages)
+        write_report(store.path)  # the last thing that a finished run must have
+    store.write_throughput(record, added_up(stages))
+
+
+def added_up(stages: Sequence[StageRow]) -> tuple[StageRow, ...]:
+    """Each stage once, with the time and the amount of all the parts that a run was done in."""
+    found: dict[str, StageRow] = {}
+    for stage in stages:
+        earlier = found.get(stage.name, dataclasses.replace(stage, seconds=0.0, items=0))
+        seconds, items = earlier.seconds + stage.seconds, earlier.items + stage.items
+        found[stage.name] = dataclasses.replace(stage, seconds=seconds, items=items)
+    return tuple(found.values())
+
+
+def _is_timed(store: RunStore) -> bool:
+    try:
+        return store.read_speed() is not None
+    except RunError:  # of another version, or damaged
+        return False
+
+
+def _scored(
+    config: EvalConfig,
+    captioner: Captioner,
+    data: CaptionData,
+    images: Sequence[CaptionedImage],
+    stock: Stock,
+    scorer: Scorer,
+    store: RunStore,
+    record: RunRecord,
+    stages: list[StageRow],
+) -> RunRecord:
+    """Scores the captions; the record with the scores, as it is stored."""
+    training, truth = training_captions(data, config.split), data.ground_truth
+
+    def facts(rows: Sequence[CaptionRow]) -> pd.DataFrame:
+        seen = {row.image_id: images[scorer.references.place(row.image_id) or 0] for row in rows}
+        return caption_facts(rows, seen, ground_truth=truth, training=training)
+
+    ranked = _retrieve(config, captioner, images, stock, stages) if config.retrieval else None
+    give_back_memory()
+    with _timed(stages, "score", stock.captions, "captions"):
+        scored = score(
+            scorer,
+            store.iter_captions(),
+            stock,
+            store,
+            search_signature=config.signature,
+            unknown_word=record.model.unknown_word if record.model else None,
+            facts=with_table(facts, ranked),
+        )
+    record = dataclasses.replace(
+        record,
+        metrics=scored.metrics,
+        metric_signature=f"{scored.signature}|{config.signature}",
+        scoring_warnings=scored.warnings,
+        stages=added_up(stages),
+    )
+    store.write_run(record)
+    return record
 
 
 def decode_images(
@@ -175,50 +313,66 @@ def decode_images(
     store: RunStore,
     record: RunRecord,
     stages: list[StageRow],
-) -> list[CaptionRow]:
-    """Captions what the run does not hold yet; all its captions."""
-    done = {(row.image_id, row.beam_size) for row in store.read_captions()}
-    todo = sum(
-        any((image.image_id, size) not in done for size in config.search.beam_sizes) for image in images
-    )
-    with _timed(stages, "decode", len(images) * len(config.search.beam_sizes) - len(done), "captions"):
-        seconds = decode(
-            captioner,
-            images,
-            store,
-            beam_sizes=config.search.beam_sizes,
-            batch_size=config.batch_size,
-            done=done,
-            begin=lambda: store.write_run(record),
-            rules=config.search.rules,
-            n_best=config.search.n_best,
-            max_steps=config.search.max_steps,
-        )
-    if todo:
+) -> None:
+    """Captions what the run does not hold yet; then captions.jsonl holds all captions in order.
+
+    Args:
+        config: what to evaluate.
+        captioner: the model.
+        images: all pictures of the run, in order.
+        store: the run.
+        record: written before the first caption.
+        stages: gets the times; those of each beam size are of this process and its share of the images.
+    """
+    ids, place = [image.image_id for image in images], world()
+    with together():  # else a process could count what another has already begun to write
+        sizes = config.search.beam_sizes
+        done = store.find_captions(ids, sizes).done if place.is_first else None
+    done = broadcast(done)
+    assert done is not None
+    if not done.all():
+        with _timed(stages, "decode", int((~done).sum()), "captions"):
+            decoded = decode(
+                captioner,
+                images,
+                store,
+                beam_sizes=sizes,
+                batch_size=config.images_at_once,
+                done=done,
+                begin=lambda: store.write_run(record),
+                rules=config.search.rules,
+                n_best=config.search.n_best,
+                max_steps=config.search.max_steps,
+                max_failures=config.max_failures,
+            )
         stages += [
-            StageRow(f"decode: {part}", spent, todo, "images") for part, spent in seconds.items() if spent
+            StageRow(f"decode: {part}", spent, decoded.images, "images")
+            for part, spent in decoded.seconds.items()
+            if spent
         ]
-    return store.read_captions()
+    with together():  # merging waits until all have written, and what follows until all is merged
+        if place.is_first:
+            store.merge_captions(ids, sizes)
+            check_failures(store.read_failures(), expected=len(images), most=config.max_failures)
 
 
 def _retrieve(
     config: EvalConfig,
     captioner: Captioner,
     images: Sequence[CaptionedImage],
-    captions: Sequence[CaptionRow],
+    stock: Stock,
     stages: list[StageRow],
 ) -> pd.DataFrame:
     """How well the captions of the largest beam size tell their images apart."""
-    beam_size = max(config.search.beam_sizes)
-    said = {row.image_id: row.token_ids for row in captions if row.beam_size == beam_size and row.token_ids}
-    chosen = [image for image in images if image.image_id in said][: config.retrieval]
+    chosen = {images[place].image_id: place for place in stock.said}
     with _timed(stages, "retrieve", len(chosen) ** 2, "pairs of caption and image"):
         found = retrieve(
             captioner,
-            chosen,
-            {image.image_id: said[image.image_id] for image in chosen},
-            batch_size=config.batch_size,
+            [images[place] for place in chosen.values()],
+            {image_id: stock.said[place] for image_id, place in chosen.items()},
+            batch_size=config.images_at_once,
         )
+    beam_size = max(config.search.beam_sizes)
     return found.rename_axis("image_id").reset_index().assign(beam_size=beam_size)
 
 
@@ -228,56 +382,133 @@ def count_images(images: Sequence[CaptionedImage], captions: Sequence[CaptionRow
     return ImageCounts(len(images), len(images) - len(failed), len(failed))
 
 
+def _explained(
+    config: EvalConfig,
+    captioner: Captioner,
+    data: CaptionData,
+    images: Sequence[CaptionedImage],
+    store: RunStore,
+    record: RunRecord,
+    stages: list[StageRow],
+) -> RunRecord:
+    """Explains what was asked for, if that is not done; the record with what was done, as it is stored."""
+    if config.explain == 0 or _is_explained(store, record):
+        return record
+    info = explain_images(config, captioner, data, images, store, stages)
+    if info is None:
+        return record
+    left_out = [f"{failure.image_id} is not explained: {failure.reason}" for failure in info.left_out]
+    record = dataclasses.replace(
+        record,
+        explanations=info,
+        stages=added_up(stages),
+        warnings=tuple(dict.fromkeys((*record.warnings, *left_out))),
+    )
+    store.write_run(record)
+    return record
+
+
 def explain_images(
     config: EvalConfig,
     captioner: Captioner,
     data: CaptionData,
     images: Sequence[CaptionedImage],
-    captions: Sequence[CaptionRow],
     store: RunStore,
     stages: list[StageRow],
-    scorer: Scorer | None = None,
 ) -> ExplanationInfo | None:
-    """Explains the captions of the largest beam size; None if there is nothing to explain."""
+    """Explains captions of the largest beam size; None if there is nothing to explain, or another process tells."""
     from bench.stages.explain import explain
-    from bench.stages.intervene import intervene
     from bench.stages.workers import default_workers
 
-    beam_size = max(config.search.beam_sizes)
-    said = {row.image_id: row for row in captions if row.beam_size == beam_size and _explicable(row)}
-    there = [image for image in images if image.image_id in said and _is_there(image)]
-    chosen = there[: config.explain]
-    if not chosen:  # a model may say nothing at all
+    with together():
+        chosen = _to_explain(config, images, store) if world().is_first else None
+    chosen = broadcast(chosen)
+    if not chosen or not chosen.explained:  # a model may say nothing at all
         return None
-    with _timed(stages, "explain", len(chosen), "images"):
-        info = explain(
+    by_id = _by_id(images, {*chosen.explained, *chosen.others})
+    with _timed(stages, "explain", len(chosen.explained), "images"):
+        return explain(
             captioner,
-            chosen,
-            said,
+            [by_id[image_id] for image_id in chosen.explained],
+            _rows_of(chosen.explained, config, store),
             store,
             ground_truth=data.ground_truth,
             options=config.explaining,
             search=config.search,
-            others=there[len(chosen) :],
+            others=[by_id[image_id] for image_id in chosen.others],
             seed=config.seed,
-            workers=config.workers or default_workers(captioner),
+            workers=1 if world().size > 1 else config.workers or default_workers(captioner),
         )
-    if scorer:
-        with _timed(stages, "intervene", len(chosen), "images"):
-            store.write_interventions(
-                intervene(
-                    captioner,
-                    chosen,
-                    said,
-                    scorer,
-                    ground_truth=data.ground_truth,
-                    search=config.search,
-                    batch_size=config.batch_size,
-                    seed=config.seed,
-                    thorough=config.explaining.thorough,
-                )
+
+
+def _to_explain(config: EvalConfig, images: Sequence[CaptionedImage], store: RunStore) -> Chosen:
+    """The first images whose captions can be explained, and some more; once they are chosen, they stay chosen."""
+    from bench.stages.observe import FEWEST_BASELINE_IMAGES
+
+    parts = Parts(store.path)
+    chosen = parts.noted(Chosen, "chosen")
+    if chosen is None:
+        there, beam_size = (
+            {image.image_id for image in images if _is_there(image)},
+            max(config.search.beam_sizes),
+        )
+        found = [
+            row.image_id
+            for row in store.iter_captions()
+            if row.beam_size == beam_size and row.image_id in there and _explicable(row)
+        ]
+        most = len(found) if config.explain is None else config.explain
+        chosen = Chosen(tuple(found[:most]), tuple(found[most:][: 2 * FEWEST_BASELINE_IMAGES]))
+        if chosen.explained:
+            parts.note("chosen", dataclasses.asdict(chosen))
+    return chosen
+
+
+def _by_id(images: Sequence[CaptionedImage], wanted: Collection[str]) -> dict[str, CaptionedImage]:
+    return {image.image_id: image for image in images if image.image_id in wanted}
+
+
+def _rows_of(image_ids: Iterable[str], config: EvalConfig, store: RunStore) -> dict[str, CaptionRow]:
+    """The captions of some images at the largest beam size, by image id."""
+    wanted, beam_size = set(image_ids), max(config.search.beam_sizes)
+    return {
+        row.image_id: row
+        for row in store.iter_captions()
+        if row.beam_size == beam_size and row.image_id in wanted
+    }
+
+
+def _intervene(
+    config: EvalConfig,
+    captioner: Captioner,
+    data: CaptionData,
+    images: Sequence[CaptionedImage],
+    scorer: Scorer,
+    store: RunStore,
+    stages: list[StageRow],
+) -> None:
+    """Decodes what was explained with other attention, if that is not done."""
+    from bench.stages.intervene import intervene
+
+    if _holds(store, "interventions.parquet"):
+        return
+    chosen = _to_explain(config, images, store).explained
+    by_id = _by_id(images, set(chosen))
+    with _timed(stages, "intervene", len(chosen), "images"):
+        store.write_interventions(
+            intervene(
+                captioner,
+                [by_id[image_id] for image_id in chosen],
+                _rows_of(chosen, config, store),
+                scorer,
+                ground_truth=data.ground_truth,
+                search=config.search,
+                batch_size=config.images_at_once,
+                seed=config.seed,
+                thorough=config.explaining.thorough,
+                parts=Parts(store.path),
             )
-    return info
+        )
 
 
 def _is_there(image: CaptionedImage) -> bool:
@@ -301,6 +532,8 @@ def _timed(stages: list[StageRow], name: str, items: int, unit: str) -> Iterator
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None and world().size > 1:
+            device = torch.device("cuda", world().local_rank)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
@@ -331,7 +564,7 @@ def new_record(
         config=config.as_json(),
         provenance=_provenance(config, captioner, images),
         model=ModelInfo(
-            name=config.checkpoint.stem,
+            name=config.model_name,
             encoder=captioner.encoder_config.name,
             grid=captioner.grid,
             image_size=captioner.preprocessing.size,
@@ -359,7 +592,7 @@ def new_record(
         warnings=checkpoint.warnings,
         search_signature=config.signature,
     )
-    return named(record, f"{config.checkpoint.stem}-{config.split}")
+    return named(record, f"{config.model_name}-{config.split}")
 
 
 def _provenance(config: EvalConfig, captioner: Captioner, images: Sequence[CaptionedImage]) -> Provenance:
@@ -379,6 +612,6 @@ def _provenance(config: EvalConfig, captioner: Captioner, images: Sequence[Capti
             **{name: path_sha256(path) for name, path in given.items() if path is not None and path.exists()},
             "vocabulary": digest(captioner.vocabulary.words),
             "data": data_sha256(images),
-            "references": references_sha256({image.image_id: image.references for image in images}),
+            "references": references_sha256(references_of(images)),
         },
     )

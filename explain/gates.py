@@ -5,7 +5,7 @@ hooks that reach no module, gradients of the wrong step. A method that fails is 
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -66,7 +66,13 @@ class Gate(NamedTuple):
     """Why it failed or does not apply, as half a sentence."""
 
 
-def gates(captions: Sequence[ExplainedCaption], methods: Sequence[Method]) -> list[Gate]:
+def gates(
+    captions: Sequence[ExplainedCaption],
+    methods: Sequence[Method],
+    *,
+    known: Mapping[str, Sequence[Gate]] | None = None,
+    note: Callable[[str, Sequence[Gate]], None] | None = None,
+) -> list[Gate]:
     """Checks methods on a few captions; a method explains each of them, two parts of it, and another one like it.
 
     Everything is computed in float32. What a method leaves changed in the model is put right before the next one runs.
@@ -74,6 +80,8 @@ def gates(captions: Sequence[ExplainedCaption], methods: Sequence[Method]) -> li
     Args:
         captions: all of one captioner, in eval mode; those without words tell nothing.
         methods: of any kind; what shows nothing of the model need only leave it as it is.
+        known: what `note` was told of some of the methods on the same captions; these are not checked again.
+        note: is told the name and the checks of each method as soon as they are made.
 
     Returns:
         For each method the checks that concern it, then the path sum's, which belongs to those of `PATHS` or, without
@@ -88,10 +96,16 @@ def gates(captions: Sequence[ExplainedCaption], methods: Sequence[Method]) -> li
         seen = [replace(caption, annotations=_annotations(caption)) for caption in spoken]
         before = _State.of(captioner)
         for method in methods:
-            rows += _check(method, seen)
+            if known and method.name in known:
+                rows += known[method.name]
+                continue
+            found = [*_check(method, seen)]
             changed = before.changes(captioner)
             before.put_right(captioner, changed)
-            rows.append(_model_unchanged(method, changed, sum(caption.words for caption in seen)))
+            found.append(_model_unchanged(method, changed, sum(caption.words for caption in seen)))
+            rows += found
+            if note:
+                note(method.name, found)
         errors = np.concatenate([path_shares(caption).path_sum_error for caption in seen])
     named = [method.name for method in methods if method.name in PATHS] or ["paths"]
     return rows + [_path_sum(name, errors) for name in named]

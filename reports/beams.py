@@ -7,10 +7,10 @@ import pandas as pd
 
 from reports.corpus import statistics_of
 from reports.legend import CAPTIONS, arrow
-from reports.records import FROM_FILE, CaptionRow, MetricRow, RunRecord
+from reports.records import FROM_FILE, MetricRow, RunRecord
 from reports.stats import Interval, PairedTest, paired_tests, share_interval
 from reports.store import RunStore
-from reports.summary import Summary
+from reports.summary import Material, Summary, read_material
 from reports.tables import EMPTY, Cell, Grid, Row, count, number, span
 from reports.wording import beam, measured, percent, row_span
 
@@ -47,9 +47,7 @@ class BeamTable(NamedTuple):
     """Beam size -> milliseconds per image and quality, for `reports.figures.quality_against_time`; empty if untimed."""
 
 
-def beams(
-    store: RunStore, summary: Summary, *, captions: Iterable[CaptionRow] | None = None
-) -> BeamTable | None:
+def beams(store: RunStore, summary: Summary, material: Material | None = None) -> BeamTable | None:
     """Compares a run's beam sizes.
 
     A beam size gains if its paired difference to a smaller one is above 0: both are scored on the same images, and
@@ -57,9 +55,9 @@ def beams(
     are those that the run stored; their ratios count everything from the file to the caption that was timed.
 
     Args:
-        store: the run; scores.parquet is read.
+        store: the run.
         summary: of this run.
-        captions: of this run, if they were read already.
+        material: of this run, if it has been read.
 
     Returns:
         The table; None if fewer than two beam sizes were scored.
@@ -69,8 +67,8 @@ def beams(
     if len(rows) < 2:
         return None
     sizes, costs = list(rows), _costs(summary.record, rows)
-    scores = _frames(store.read_scores(), metric)
-    said = _said(store.read_captions() if captions is None else captions)
+    material = material or read_material(store)
+    scores = _frames(material.scores, metric)
     lengths, unfinished = (_by_beam(summary.record, name) for name in ("Mean length", "Unfinished captions"))
     steps: dict[int, PairedTest | None] = {}
     lines = []
@@ -79,7 +77,7 @@ def beams(
         if smaller is not None:
             steps[size] = _gain(scores, metric, smaller, size)
             gained = _gain_cell(steps[size])
-            changed = _changed(said.get(smaller, {}), said.get(size, {}))
+            changed = _changed(*material.overview.changed(smaller, size))
         described = (_described(found.get(size)) for found in (lengths, unfinished))
         cells = (_described(rows[size]), gained, changed, *described, *_time_cells(costs, size, sizes[0]))
         lines.append(Row(f"{beam(size).capitalize()}{' (greedy)' if size == 1 else ''}", cells))
@@ -155,19 +153,10 @@ def _signed(value: float) -> str:
     return shown if float(shown.replace(",", "")) == 0 else f"{'+' if value > 0 else '−'}{shown}"
 
 
-def _said(captions: Iterable[CaptionRow]) -> dict[int, dict[str, str]]:
-    said: dict[int, dict[str, str]] = {}
-    for row in captions:
-        if row.caption is not None:
-            said.setdefault(row.beam_size, {})[row.image_id] = row.caption
-    return said
-
-
-def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> Cell:
-    both = before.keys() & after.keys()
-    if not both:
+def _changed(changed: int, captions: int) -> Cell:
+    if not captions:
         return EMPTY
-    share = share_interval(sum(before[image_id] != after[image_id] for image_id in both), len(both))
+    share = share_interval(changed, captions)
     return Cell(percent(share.value), (span(share, unit="share"), f"of {count(share.n, 'image')}"))
 
 

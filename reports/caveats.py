@@ -1,9 +1,9 @@
 """What a reader should know before believing a run's numbers; docstrings state the rules."""
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from reports.records import FROM_FILE, CaptionRow, MetricRow, RunRecord
+from reports.overview import Overview
+from reports.records import FROM_FILE, ImageCounts, MetricRow, RunRecord
 from reports.summary import Summary
 from reports.tables import count
 from reports.wording import beam, clip, measured, percent
@@ -21,12 +21,12 @@ _COLLAPSE_TOLD = "attention is the same for every word"
 _FEW_IMAGES = 100
 
 
-def caveats(summary: Summary, *, captions: Iterable[CaptionRow] = ()) -> Iterator[str]:
+def caveats(summary: Summary, overview: Overview | None = None) -> Iterator[str]:
     """What a reader should know before believing the numbers, one plain sentence each, the gravest first.
 
     Args:
         summary: of a run.
-        captions: of this run; without them, a caption that is said of many images is found only where there are
+        overview: of this run; without it, a caption that is said of many images is found only where there are
             hardly any different ones.
 
     Yields:
@@ -36,7 +36,7 @@ def caveats(summary: Summary, *, captions: Iterable[CaptionRow] = ()) -> Iterato
     yield from dict.fromkeys((
         *_progress(record),
         *_too_good(record),
-        *_degenerate(record, captions),
+        *_degenerate(record, overview),
         *_few(record),
         *_not_computed(summary),
         *_uncommitted(record),
@@ -44,6 +44,12 @@ def caveats(summary: Summary, *, captions: Iterable[CaptionRow] = ()) -> Iterato
         *record.warnings,
         *record.scoring_warnings,
     ))  # fmt: skip
+
+
+def unread(images: ImageCounts) -> str:
+    """How many pictures of a run could not be read, in a sentence."""
+    scored = f": scores are over the other {images.done:,}" if images.done else ""
+    return f"{images.failed:,} of {images.expected:,} pictures could not be read{scored}."
 
 
 def _uncommitted(record: RunRecord) -> Iterator[str]:
@@ -60,7 +66,7 @@ def _progress(record: RunRecord) -> Iterator[str]:
     if images.done == 0:
         yield "No image was captioned; there is nothing to judge."
     if images.failed:
-        yield f"{images.failed:,} of {images.expected:,} images failed; they are listed under Failures."
+        yield unread(images)
     if missing:
         yield f"Pictures that the captions name but that are not there: {len(missing):,}."
 
@@ -97,38 +103,33 @@ def _too_good(record: RunRecord) -> Iterator[str]:
         )
 
 
-def _degenerate(record: RunRecord, captions: Iterable[CaptionRow]) -> Iterator[str]:
+def _degenerate(record: RunRecord, overview: Overview | None) -> Iterator[str]:
     """Captions that were cut off; unknown words above 5 %; the same caption, or the same map, again and again."""
     if unfinished := [row for row in _rows(record, "Unfinished captions") if row.value]:
         yield f"{_values(unfinished, 'captions')} reached the length limit unfinished."
     if unknown := [row for row in _rows(record, "Unknown words") if (row.value or 0.0) > _UNKNOWN]:
         yield f"{_values(unknown, 'words')} are the unknown word: the vocabulary does not fit these pictures."
-    yield from _same_caption(record, captions)
+    yield from _same_caption(record, overview)
     still = [row for row in _rows(record, "Collapsed attention") if (row.value or 0.0) > _COLLAPSED]
     if still and not any(_COLLAPSE_TOLD in warning for warning in record.scoring_warnings):
         yield f"Attention is the same for every word in {_values(still, 'captions')}; its maps explain nothing."
 
 
-def _same_caption(record: RunRecord, captions: Iterable[CaptionRow]) -> Iterator[str]:
+def _same_caption(record: RunRecord, overview: Overview | None) -> Iterator[str]:
     """A caption of a quarter of the images, and of three at least, at the beam size where that share is largest.
 
     Where captions are not given it is certain only if there are at most four different ones.
     """
-    said: dict[int, Counter[str]] = {}
-    for row in captions:
-        if row.caption is not None:
-            said.setdefault(row.beam_size, Counter())[row.caption] += 1
     common = [
-        (times / counter.total(), size, caption)
-        for size, counter in said.items()
-        for caption, times in counter.most_common(1)
-        if times >= max(_FEWEST_REPEATS, _SAME_CAPTION * counter.total())
+        (times / captions, size, caption)
+        for size, (caption, times, captions) in (overview.common if overview else {}).items()
+        if times >= max(_FEWEST_REPEATS, _SAME_CAPTION * captions)
     ]
     if common:
         share, size, caption = max(common)
         which = f"“{clip(caption, 120)}”" if caption.strip() else "A caption without a word"
         yield f"{which} is said of {percent(share)} of the images{_at([size])}: the captions may have collapsed."
-    if said:
+    if overview and overview.is_captioned():
         return
     for few in _rows(record, "Distinct captions"):
         different = round((few.value or 0.0) * few.n)

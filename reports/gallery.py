@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from reports.explanations import PATH_MAPS
-from reports.legend import CAPTIONS, measure_of
+from reports.legend import CAPTION_METRICS, CAPTIONS, measure_of
 from reports.overlay import colours
 from reports.records import CaptionRow, MethodInfo
 from reports.samples import WORD_MEASURES, Sample, Variant, map_bytes, samples, without_maps
@@ -24,10 +24,10 @@ from reports.wording import printable
 
 PICTURES = 200
 """Images whose pictures and alternatives a page shows, unless asked for more or less."""
+LISTED = 5_000
+"""Images that a page lists, unless pictures of more are asked for."""
 MAP_BYTES = 6 << 20
 """All maps of a page in one file, as text; a bundle has no such limit."""
-METRICS = ("CIDEr", "BLEU-4", "METEOR", "ROUGE-L", "SPICE")
-"""Metrics of single captions, the one to sort by first."""
 _LABELS = {
     "cosine": "Cosine with attention",
     "share_now": "Gradient through this attention",
@@ -50,6 +50,13 @@ class Gallery:
     """JPEG."""
     mapped: int = 0
     """Images whose maps are in it."""
+
+    @property
+    def listed(self) -> Sequence[str]:
+        """What the images in it are called on the page."""
+        ids = self.index["ids"]
+        assert isinstance(ids, list)
+        return ids
 
 
 class Wanted(NamedTuple):
@@ -82,6 +89,35 @@ class Wanted(NamedTuple):
                 elif len(chosen) < most:
                     chosen[found] = None
         return list(chosen)
+
+
+def listed(
+    image_ids: Sequence[str], ranking: Sequence[str], explained: Sequence[str], wanted: Wanted
+) -> list[str]:
+    """The images that a page lists: all, or `LISTED` of them where there are more.
+
+    These are the ones that were explained, a quarter that scored worst, a quarter that scored best, and as many as are
+    missing by lot.
+
+    Args:
+        image_ids: all images.
+        ranking: those that have a score, worst first.
+        explained: those that have maps.
+        wanted: how many pictures the page shows; it lists as many images at least.
+
+    Returns:
+        Image ids, in the order of `image_ids`.
+    """
+    most = len(image_ids) if wanted.pictures is None else max(LISTED, wanted.pictures)
+    if len(image_ids) <= most:
+        return list(image_ids)
+    quarter = most // 4
+    chosen = dict.fromkeys((*explained[:quarter], *ranking[:quarter], *ranking[-quarter:]))
+    for image_id in by_lot(image_ids):
+        if len(chosen) >= most:
+            break
+        chosen[image_id] = None
+    return [image_id for image_id in image_ids if image_id in chosen]
 
 
 def by_lot(image_ids: Iterable[str]) -> list[str]:
@@ -161,7 +197,7 @@ def gallery(
 
 def _columns(variants: Sequence[Variant], image_ids: Sequence[str]) -> dict[str, object]:
     """What is known of every image, one list per variant."""
-    metrics = [name for name in METRICS if any(_has(variant.scores, name) for variant in variants)]
+    metrics = [name for name in CAPTION_METRICS if any(_has(variant.scores, name) for variant in variants)]
     rows = [[variant.captions.get(image_id) for image_id in image_ids] for variant in variants]
     unknown = [variant.unknown_word for variant in variants]
     return {

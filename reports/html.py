@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +11,9 @@ from markupsafe import Markup
 
 from reports import figures, legend
 from reports.beams import beams
-from reports.caveats import caveats
+from reports.caveats import caveats, unread
 from reports.explanations_page import explanation_figures, explanation_tables, grouped
-from reports.gallery import METRICS, Gallery, Wanted, by_lot, gallery, told_apart
+from reports.gallery import Gallery, Wanted, by_lot, gallery, listed, told_apart
 from reports.legend import arrow
 from reports.page import Page, render, write_bundle, write_page
 from reports.records import CaptionRow, Failure, RunRecord
@@ -21,7 +22,7 @@ from reports.samples import Variant
 from reports.speed_page import throughput
 from reports.store import RunStore
 from reports.strips import Strip, shown_methods, strips
-from reports.summary import Summary, summarise
+from reports.summary import Material, Summary, read_material, summarise
 from reports.verdict import headline, verdict
 from reports.wording import beam, measured, number, printable, row_span, span
 from reports.words import word_table
@@ -37,14 +38,25 @@ class Run(NamedTuple):
 
     store: RunStore
     summary: Summary
+    material: Material
+    """What its tables are made of."""
     captions: Mapping[tuple[str, int], CaptionRow]
-    """By image id and beam size."""
-    scores: pd.DataFrame | None
-    attributions: pd.DataFrame | None
-    """Of the beam size that was explained."""
+    """By image id and beam size, of the images that are listed."""
+    listed: Sequence[str]
+    """The images that the page lists."""
     failures: Sequence[Failure]
     shown_ids: Mapping[str, str]
     """Image id -> how it is called on the page, all different."""
+
+    @property
+    def scores(self) -> pd.DataFrame | None:
+        """Of scores.parquet what is shown."""
+        return self.material.scores
+
+    @property
+    def attributions(self) -> pd.DataFrame | None:
+        """Of the beam size that was explained."""
+        return self.material.attributions
 
     @property
     def record(self) -> RunRecord:
@@ -90,10 +102,12 @@ def render_report(
     with_paths: bool = False,
 ) -> Page:
     """The report as text; the same run gives the same text."""
-    run = _read(store, with_paths=with_paths)
+    run = _read(store, wanted, with_paths=with_paths)
     summary, explained = run.summary, run.record.explanations
+    failed = max(run.record.images.failed, len({failure.image_id for failure in run.failures}))
+    missing = unread(replace(run.record.images, failed=failed)) if failed else None
     groups = grouped(summary.methods)
-    compared = beams(store, summary, captions=run.captions.values())
+    compared = beams(store, summary, run.material)
     speeds = throughput(store, run.record)
     drawn = {
         "floors": figures.multiples_of_floor(speeds.floors),
@@ -113,10 +127,13 @@ def render_report(
         record=run.record,
         explained=explained,
         verdict=verdict(summary),
-        warnings=list(caveats(summary, captions=run.captions.values())),
+        warnings=[told for told in caveats(summary, run.material.overview) if told != missing],
+        unread=missing,
         numbers=_numbers(summary),
         words=word_table(summary.words),
         mapped=browser.mapped if browser else 0,
+        listed=len(run.listed),
+        images=len(run.shown_ids),
         shown_id=run.shown_ids.__getitem__,
         beam_table=compared,
         throughput=speeds,
@@ -150,7 +167,7 @@ def _numbers(summary: Summary) -> list[Number]:
         Number(row.name, measured(row.value, row.unit), row_span(row), arrow(row.higher_is_better))
         for row in summary.record.metrics
         if summary.best and row.beam_size == summary.best.beam_size
-        if row.value is not None and row.name in METRICS
+        if row.value is not None and row.name in legend.CAPTION_METRICS
     ]
     attention = {} if "attention" in summary.struck else summary.localisation.get("attention", {})
     shown += [
@@ -166,21 +183,22 @@ def _numbers(summary: Summary) -> list[Number]:
     return shown
 
 
-def _read(store: RunStore, *, with_paths: bool) -> Run:
-    rows, failures = store.read_captions(), store.read_failures()
-    summary = summarise(store, rows)
+def _read(store: RunStore, wanted: Wanted, *, with_paths: bool) -> Run:
+    material, failures = read_material(store), store.read_failures()
+    summary = summarise(store, material)
     if not with_paths:
         summary = summary._replace(record=redacted(summary.record))
         failures = [redacted_failure(row) for row in failures]
-    explained = summary.record.explanations
-    attributions = store.read_attributions() if explained else None
-    if explained and attributions is not None:
-        attributions = attributions[attributions["beam_size"] == explained.beam_size]
-    captions = {(row.image_id, row.beam_size): row for row in rows}
-    image_ids = list(dict.fromkeys(row.image_id for row in rows))
+    image_ids, rows = material.overview.image_ids, material.attributions
+    known = set(image_ids)
+    explained = [] if rows is None else [i for i in by_lot(rows["image_id"].unique()) if i in known]
+    ranking = [image_id for image_id in summary.ranking if image_id in known]
+    shown = listed(image_ids, ranking, explained, wanted)
+    wished = set(shown)
+    captions = {(row.image_id, row.beam_size): row for row in store.iter_captions() if row.image_id in wished}
     names = image_ids if with_paths else map(without_folder, image_ids)
     shown_ids = dict(zip(image_ids, told_apart(map(printable, names)), strict=True))
-    return Run(store, summary, captions, store.read_scores(), attributions, failures, shown_ids)
+    return Run(store, summary, material, captions, shown, failures, shown_ids)
 
 
 def _extremes(run: Run) -> dict[str, list[CaptionRow]]:
@@ -213,7 +231,7 @@ def _strips(run: Run) -> list[Strip]:
 
 def _gallery(run: Run, wanted: Wanted) -> Gallery | None:
     """The sample browser, with a variant for each beam size; None if nothing was captioned."""
-    sizes = sorted({size for _, size in run.captions})
+    sizes = run.material.overview.sizes
     if not sizes:
         return None
     explained, best = run.record.explanations, run.summary.best
@@ -221,7 +239,7 @@ def _gallery(run: Run, wanted: Wanted) -> Gallery | None:
     shown = next((size for size in wished if size in sizes), sizes[-1])
     return gallery(
         [_variant(run, size) for size in sizes],
-        list(run.shown_ids),
+        run.listed,
         noun="beam size",
         start=sizes.index(shown),
         ranking=list(run.summary.ranking),

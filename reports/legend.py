@@ -20,6 +20,9 @@ def arrow(higher_is_better: bool | None) -> str:
 
 
 _SHARE = "0 to 1"
+CAPTION_METRICS = ("CIDEr", "BLEU-4", "METEOR", "ROUGE-L", "SPICE")
+"""Metrics of single captions, the one to sort by first."""
+
 CAPTIONS = {
     "BLEU-4": Measure(
         "BLEU-1 to 4", _SHARE, True, "Papineni et al. 2002",

@@ -45,8 +45,18 @@ class MapsWriter:
         """Adds a map under a key that `map_key` made."""
         content = io.BytesIO()
         np.save(content, np.ascontiguousarray(array, dtype="<f2"), allow_pickle=False)
-        entry = zipfile.ZipInfo(_entry(key), date_time=(1980, 1, 1, 0, 0, 0))
-        self._archive.writestr(entry, content.getvalue(), zipfile.ZIP_DEFLATED)
+        self._write(_entry(key), content.getvalue())
+
+    def copy(self, file: IO[bytes]) -> None:
+        """Adds all maps of another such file, in its order; raises `ValueError` if one of them is something else."""
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                _read(archive, entry)
+                self._write(entry.filename, archive.read(entry))
+
+    def _write(self, name: str, content: bytes) -> None:
+        entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+        self._archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
 
 
 def read_maps(path: Path, keys: Iterable[str]) -> dict[str, Map]:

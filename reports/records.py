@@ -1,8 +1,7 @@
 """What a run directory says, as records: run.json, the rows of captions.jsonl and of failures.jsonl."""
 
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, NoReturn, Self, TypeVar, get_args, get_origin, get_type_hints
@@ -216,6 +215,8 @@ class ExplanationInfo:
     """What must be said of the grid's resolution, in a sentence; None if nothing must."""
     settings: Json | None = None
     """How many images each part was measured on, and with which constants."""
+    left_out: tuple["Failure", ...] = ()
+    """Those that could not be read any more when they were to be explained."""
 
 
 @dataclass(frozen=True)
@@ -304,12 +305,24 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True)
+class ImageExplained:
+    """What is stored of an explained image besides its rows and maps."""
+
+    image_id: str
+    words: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """CPU time by method."""
+    reason: str | None = None
+    """Why it could not be explained; None if it was."""
+
+
 def refuse_constant(name: str) -> NoReturn:
     """For `json.loads(parse_constant=…)`: NaN and infinities are no JSON, whatever Python says."""
     raise ValueError(f"{name} is not JSON")
 
 
-def to_json(record: RunRecord | CaptionRow | Failure) -> dict[str, object]:
+def to_json(record: RunRecord | CaptionRow | Failure | ImageExplained) -> dict[str, object]:
     """The record as plain dictionaries, lists and scalars."""
     return asdict(record)
 
@@ -329,7 +342,8 @@ def from_json(kind: type[_R], value: object, where: str) -> _R:
         SchemaError: if the schema version is unknown.
         RunError: if a value is missing or of another type.
     """
-    if kind is RunRecord and isinstance(value, dict) and value.get("schema_version") != SCHEMA_VERSION:
+    is_versioned = "schema_version" in getattr(kind, "__dataclass_fields__", {})
+    if is_versioned and isinstance(value, dict) and value.get("schema_version") != SCHEMA_VERSION:
         raise SchemaError(
             f"{where} has schema version {value.get('schema_version')!r:.40}; this program reads version "
             f"{SCHEMA_VERSION}: open it with the gazebench that wrote it"
@@ -338,7 +352,18 @@ def from_json(kind: type[_R], value: object, where: str) -> _R:
         record: _R = _reader(kind)(value)  # type: ignore[arg-type]  # every type is hashable
     except _MismatchError as error:
         raise RunError(f"{where}{error.place}{error.problem}") from None
+    if isinstance(record, RunRecord) and record.explanations:
+        _check_names(record.explanations.methods, where)
     return record
+
+
+def _check_names(methods: Sequence[MethodInfo], where: str) -> None:
+    """Tables are asked for methods by name, and no table holds half a character."""
+    for method in methods:
+        if any("\ud800" <= character <= "\udfff" for character in method.name):
+            raise RunError(
+                f"{where} has a method {method.name!r:.80}; expected a name without halves of characters"
+            )
 
 
 class _MismatchError(Exception):
@@ -356,6 +381,7 @@ class _MismatchError(Exception):
 
 _Reader = Callable[[Any], Any]
 _LARGEST = 2**63 - 1  # no count is larger, and no float or table holds more
+_LARGEST_FLOAT = 1e100  # far above any log-probability, and still finite when it is squared or drawn
 
 
 def _is_shallow(value: object, levels: int = 20) -> bool:
@@ -470,7 +496,7 @@ def _plain_reader(kind: Any, words: tuple[Any, ...] | None) -> _Reader:
 
     def read_number(value: Any) -> float:
         # The comparison is false for NaN, for infinities and for whole numbers that no float can hold.
-        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+        if type(value) not in (int, float) or not abs(value) <= _LARGEST_FLOAT:
             raise _wrong(value, name)
         return float(value)
 

@@ -9,9 +9,12 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from reports.records import Failure, RunRecord
+from reports.training import TrainingRecord
+
+_R = TypeVar("_R", RunRecord, TrainingRecord)
 
 _GONE = "…"
 _HOMES = ("home", "users")
@@ -102,16 +105,16 @@ def _last_part(path: str) -> str:
     return f"{_GONE}/{parts[-1]}" if parts else _GONE
 
 
-def redacted(record: RunRecord) -> RunRecord:
+def redacted(record: _R) -> _R:
     """The record without absolute paths, in every text that it holds.
 
     Args:
-        record: of a run.
+        record: of a run or a training.
 
     Returns:
         A record that can be shown to others. Where two keys of a mapping come out alike, the first has its value.
     """
-    shown: RunRecord = _walk(record, _within(record.config))
+    shown: _R = _walk(record, _within(record.config))
     return shown
 
 

@@ -5,93 +5,59 @@ are bounded in size, must lie inside the directory, and nothing in them is execu
 """
 
 import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from reports.explained import (
+    ATTRIBUTION_KEYS,
+    FOLDER,
+    NUMBERS,
+    Explanations,
+    Parts,
+    writing_explanations,
+)
+from reports.files import decode_json, encode_json, write_atomically
+from reports.frames import FrameWriter, read_frame
 from reports.maps import Map, MapsWriter, map_key, read_maps
 from reports.records import (
-    AGREEMENT,
-    EXTRAS,
-    FAITHFULNESS,
-    GATE,
-    LOCALISATION,
-    NULLS,
-    OPERATORS,
-    PATHS,
-    TRIAL_DISTANCES,
-    TRIAL_DROPS,
     CaptionRow,
     Failure,
     RunError,
     RunRecord,
     StageRow,
     from_json,
-    refuse_constant,
     to_json,
 )
+from reports.shards import Kind, Places, shards, whole_lines
 from reports.speed import SpeedRecord
 from reports.thumbs import clean_jpeg
 
-__all__ = ["RunStore", "map_key", "write_atomically"]
+__all__ = ["Explanations", "RunStore", "map_key", "write_atomically"]
 _R = TypeVar("_R", CaptionRow, Failure)
 
 # Far above what a run writes (a run over 100,000 pictures included), far below what would exhaust a machine.
 _MAX_JSON = 64 << 20
-_MAX_LINE = 4 << 20
 _MAX_FILE = 2 << 30
-_MAX_CELLS = 200_000_000
 _MAX_THUMB = 1 << 20
 _MAX_RATIO = 1e9
+# What `write_atomically` calls a file that is not whole.
+_HALF_WRITTEN = re.compile(r"\..+\.(json|jsonl|parquet|npz|zip|jpg|html)\.[a-z0-9_]{8}")
 _SCORE_KEYS = ("image_id", "beam_size")
-_ATTRIBUTION_KEYS = ("image_id", "beam_size", "word_index", "method", "word", "word_class")
-_WHOLE = ("beam_size", "word_index", "order")
 _FILES = (
     "run.json", "captions.jsonl", "scores.parquet", "attributions.parquet", "maps.npz", "sanity.parquet",
     "interventions.parquet", "failures.jsonl", "throughput.json", "report.html",
 )  # fmt: skip
-_NUMBERS = (
-    *AGREEMENT, *(f"{name}_{null}" for name in AGREEMENT for null in NULLS),
-    *LOCALISATION, *(f"{name}_{mark}" for name in LOCALISATION for mark in ("null", "ceiling")),
-    *(f"{name}_{operator}" for operator in OPERATORS for name in FAITHFULNESS), *EXTRAS,
-    "completeness_error", *PATHS, "path_sum_error", *TRIAL_DROPS, *TRIAL_DISTANCES, GATE,
-)  # fmt: skip
-_TEXTS = ("region", "reason")
-_ATTRIBUTIONS = pa.schema(
-    [(name, pa.int64() if name in _WHOLE else pa.string()) for name in (*_ATTRIBUTION_KEYS, *_TEXTS)]
-    + [(name, pa.float64()) for name in _NUMBERS]
-)
-_ROWS_AT_A_TIME = 20_000  # of attributions.parquet; every group of rows has a description of each column
 _SANITY_KEYS = ("image_id", "test", "method", "stage", "order")
 _INTERVENTION_KEYS = ("image_id", "intervention")
-
-
-@contextmanager
-def write_atomically(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
-    """A file that appears at `path` whole, or not at all; without `sync` a power failure can leave it empty."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        Path(name).chmod(0o644)  # temporary files are made private
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 class RunStore:
@@ -104,14 +70,26 @@ class RunStore:
         self.path = Path(path)
 
     def clear(self) -> None:
-        """Removes every file that a run writes; a file of any other name stays."""
-        for path in (*(self.path / name for name in _FILES), *(self.path / "thumbs").glob("*.jpg")):
+        """Removes every file that a run writes, run.json last; a file of any other name stays."""
+        thumbs = self.path / "thumbs"
+        files = [self.path / name for name in reversed(_FILES)]
+        for path in (*thumbs.glob("*.jpg"), *shards(self.path), *files):
             path.unlink(missing_ok=True)
+        Parts(self.path).clear()
+        with suppress(OSError):  # there is something else in it, or it is not there
+            thumbs.rmdir()
+
+    def tidy(self) -> None:
+        """Removes what processes that were killed left half written. No other process may be writing to the run."""
+        for folder in (self.path, self.path / "thumbs", self.path / FOLDER):
+            for path in folder.glob(".*"):
+                if _HALF_WRITTEN.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def write_run(self, record: RunRecord) -> None:
         """Writes run.json; raises `RunError` if it holds NaN or an infinity, which JSON has no word for."""
         with write_atomically(self.path / "run.json") as file:
-            file.write(_json(to_json(record), "run.json", indent=1) + b"\n")
+            file.write(encode_json(to_json(record), "run.json", indent=1) + b"\n")
 
     def write_throughput(self, record: RunRecord, stages: Sequence[StageRow]) -> None:
         """Writes throughput.json: how fast each stage was on this machine, a resumed run's rest only."""
@@ -134,7 +112,7 @@ class RunStore:
         if not (self.path / "throughput.json").exists():
             return None
         path = self._inside("throughput.json", _MAX_JSON)
-        content = _decode(path.read_bytes(), str(path))
+        content = decode_json(path.read_bytes(), str(path))
         if not isinstance(content, dict):
             raise RunError(f"{path} is not what a run writes; run it again with --fresh")
         speed = content.get("speed")
@@ -151,12 +129,12 @@ class RunStore:
         """Replaces parts of throughput.json; a damaged one is replaced as a whole."""
         name = "throughput.json"
         try:
-            earlier = _decode(self._inside(name, _MAX_JSON).read_bytes(), name)
+            earlier = decode_json(self._inside(name, _MAX_JSON).read_bytes(), name)
         except RunError:
             earlier = {}
         kept = earlier if isinstance(earlier, dict) else {}
         with write_atomically(self.path / name) as file:
-            file.write(_json(kept | dict(content), name, indent=1) + b"\n")
+            file.write(encode_json(kept | dict(content), name, indent=1) + b"\n")
 
     def read_run(self) -> RunRecord:
         """Reads run.json.
@@ -173,31 +151,102 @@ class RunStore:
                 f"{self.path} {what}; expected the directory of a run, as `gazebench eval --out` writes it"
             )
         path = self._inside("run.json", _MAX_JSON)
-        return from_json(RunRecord, _decode(path.read_bytes(), str(path)), str(path))
+        return from_json(RunRecord, decode_json(path.read_bytes(), str(path)), str(path))
 
     def append_captions(self, rows: Iterable[CaptionRow]) -> None:
         """Appends to captions.jsonl; a line that an earlier crash left torn is removed first."""
         self._append("captions.jsonl", rows)
 
+    def iter_captions(self) -> Iterator[CaptionRow]:
+        """The rows of captions.jsonl, without a torn last line, and then those that were not merged into it yet."""
+        done: set[tuple[str, int]] = set()
+        merged = not shards(self.path, "captions")
+        for row in self._rows("captions", CaptionRow):
+            if merged:
+                yield row
+            elif (row.image_id, row.beam_size) not in done:
+                done.add((row.image_id, row.beam_size))
+                yield row
+
     def read_captions(self) -> list[CaptionRow]:
-        """The rows of captions.jsonl, without a torn last line."""
-        return self._lines("captions.jsonl", CaptionRow)
+        """All rows of `iter_captions`."""
+        return list(self.iter_captions())
 
     def append_failures(self, rows: Iterable[Failure]) -> None:
         """Appends to failures.jsonl."""
         self._append("failures.jsonl", rows)
 
     def read_failures(self) -> list[Failure]:
-        """The rows of failures.jsonl."""
-        return self._lines("failures.jsonl", Failure)
+        """The rows of failures.jsonl, and then those that were not merged into it yet; the first of each picture."""
+        found: dict[str, Failure] = {}
+        for row in self._rows("failures", Failure):
+            found.setdefault(row.image_id, row)
+        return list(found.values())
+
+    def find_captions(self, image_ids: Sequence[str], beam_sizes: Sequence[int]) -> Places:
+        """Where the captions of a run stand that may not be finished; a `RunError` if there are those of another run.
+
+        Args:
+            image_ids: all pictures of the run, in order.
+            beam_sizes: all that are decoded.
+
+        Returns:
+            The places, in captions.jsonl and in files that were not merged into it yet.
+        """
+        places = Places(image_ids, beam_sizes)
+        for path in self._files("captions"):
+            places.add(path)
+        return places
+
+    def merge_captions(self, image_ids: Sequence[str], beam_sizes: Sequence[int]) -> None:
+        """Writes captions.jsonl and failures.jsonl by picture and beam size, of what all processes decoded.
+
+        A `RunError` if a caption is missing, or a file is damaged: then all stays as it was.
+
+        Args:
+            image_ids: all pictures of the run, in order.
+            beam_sizes: all that were decoded.
+        """
+        places = self.find_captions(image_ids, beam_sizes)
+        done = shards(self.path)
+        if not done and places.is_merged() and (self.path / "failures.jsonl").exists():
+            return
+        places.merge(self.path / "captions.jsonl")
+        reasons = {row.image_id: row for row in self.read_failures()}
+        with write_atomically(self.path / "failures.jsonl") as file:
+            for image_id in filter(reasons.__contains__, image_ids):
+                file.write(encode_json(to_json(reasons[image_id]), "failures.jsonl") + b"\n")
+        for path in done:
+            path.unlink()
 
     def write_scores(self, frame: pd.DataFrame) -> None:
         """Writes scores.parquet; NaN becomes null."""
         self._write_frame("scores.parquet", frame)
 
-    def read_scores(self) -> pd.DataFrame | None:
-        """scores.parquet: one row per (image_id, beam_size); None if it holds no row."""
-        frame = self._read_frame("scores.parquet", _SCORE_KEYS, ())
+    @contextmanager
+    def writing_scores(self) -> Iterator[FrameWriter]:
+        """Writes scores.parquet piece by piece; it appears when all is written."""
+        with write_atomically(self.path / "scores.parquet") as file:
+            writer = FrameWriter(file)
+            yield writer
+            writer.close()
+
+    def read_scores(
+        self, *, wanted: Callable[[str], bool] | None = None, beam_size: int | None = None
+    ) -> pd.DataFrame | None:
+        """scores.parquet: one row per (image_id, beam_size).
+
+        Args:
+            wanted: which columns are read besides; None for all.
+            beam_size: of which rows are wanted; None for all.
+
+        Returns:
+            The rows; None if there are none.
+
+        Raises:
+            RunError: if the file is damaged, or has an image twice at one beam size.
+        """
+        frame = self._read_frame("scores.parquet", _SCORE_KEYS, (), wanted=wanted, beam_size=beam_size)
         if frame is not None and frame.duplicated(list(_SCORE_KEYS)).any():
             raise RunError(
                 f"{self.path}/scores.parquet has an image twice at one beam size; score the run again"
@@ -219,22 +268,13 @@ class RunStore:
         with write_atomically(self.path / _thumb_name(image_id), sync=False) as file:
             file.write(jpeg)
 
-    @contextmanager
-    def writing_explanations(self) -> Iterator["Explanations"]:
-        """Writes attributions.parquet and maps.npz image by image; they appear when all is written."""
-        with (
-            write_atomically(self.path / "attributions.parquet") as rows,
-            write_atomically(self.path / "maps.npz") as maps,
-            pq.ParquetWriter(rows, _ATTRIBUTIONS) as table,
-            MapsWriter(maps) as archive,
-        ):
-            explanations = Explanations(table, archive)
-            yield explanations
-            explanations.flush()
+    def writing_explanations(self) -> AbstractContextManager[Explanations]:
+        """Writes attributions.parquet, sanity.parquet and maps.npz image by image; they appear when all is written."""
+        return writing_explanations(self.path)
 
     def read_attributions(self) -> pd.DataFrame | None:
         """attributions.parquet, every measure a column of floats (null is NaN); None if it holds no row."""
-        return self._read_frame("attributions.parquet", _ATTRIBUTION_KEYS, _NUMBERS)
+        return self._read_frame("attributions.parquet", ATTRIBUTION_KEYS, NUMBERS)
 
     def write_sanity(self, frame: pd.DataFrame) -> None:
         """Writes sanity.parquet."""
@@ -286,7 +326,7 @@ class RunStore:
 
     def _append(self, name: str, rows: Iterable[CaptionRow] | Iterable[Failure]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        lines = b"".join(_json(to_json(row), name) + b"\n" for row in rows)
+        lines = b"".join(encode_json(to_json(row), name) + b"\n" for row in rows)
         with (self.path / name).open("a+b") as file:
             if file.tell():  # opened at its end
                 file.seek(-1, os.SEEK_END)
@@ -297,102 +337,37 @@ class RunStore:
             file.flush()
             os.fsync(file.fileno())
 
-    def _lines(self, name: str, kind: type[_R]) -> list[_R]:
-        if not (self.path / name).exists():
-            return []
-        path, rows = self._inside(name, _MAX_FILE), []
-        with path.open("rb") as file:
-            # Only \n ends a line: captions may hold any other line break.
-            for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b""), start=1):
+    def _files(self, kind: Kind) -> list[Path]:
+        """KIND.jsonl, and what processes wrote that was not merged into it yet; each is checked."""
+        whole = [self.path / f"{kind}.jsonl"] if (self.path / f"{kind}.jsonl").exists() else []
+        return [self._inside(path.name, _MAX_FILE) for path in (*whole, *shards(self.path, kind))]
+
+    def _rows(self, kind: Kind, record: type[_R]) -> Iterator[_R]:
+        for path in self._files(kind):
+            for number, (_, line) in enumerate(whole_lines(path), start=1):
                 where = f"{path}, line {number}"
-                if not line.endswith(b"\n"):
-                    if len(line) == _MAX_LINE:
-                        raise RunError(f"{where} is longer than {_MAX_LINE:,} bytes; start over with --fresh")
-                    break  # torn: the program ended while writing it
-                rows.append(from_json(kind, _decode(line, where), where))
-        return rows
+                yield from_json(record, decode_json(line, where), where)
 
     def _write_frame(self, name: str, frame: pd.DataFrame) -> None:
         with write_atomically(self.path / name) as file:
             pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), file)
 
-    def _read_frame(self, name: str, keys: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame | None:
+    def _read_frame(
+        self,
+        name: str,
+        keys: Sequence[str],
+        numbers: Sequence[str],
+        *,
+        wanted: Callable[[str], bool] | None = None,
+        beam_size: int | None = None,
+    ) -> pd.DataFrame | None:
         if not (self.path / name).exists():
             return None
         path = self._inside(name, _MAX_FILE)
-        try:
-            with pq.ParquetFile(path) as file:
-                if file.metadata.num_rows * file.metadata.num_columns > _MAX_CELLS:
-                    raise RunError(f"{path} claims {file.metadata.num_rows:,} rows; more than is read")
-                frame: pd.DataFrame = file.read().to_pandas(ignore_metadata=True)
-        except RunError:
-            raise
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise RunError(f"{path} is not a readable parquet file ({error}); score the run again") from error
-        if frame.empty:
-            return None
-        if missing := [key for key in keys if list(frame.columns).count(key) != 1]:
-            raise RunError(f"{path} lacks the columns {', '.join(missing)}; score the run again")
-        frame = frame.loc[:, ~frame.columns.duplicated()]
-        try:
-            for column in numbers or frame.columns.difference(list(keys)):
-                frame[column] = frame[column].astype("float64") if column in frame else np.nan
-            for column in keys:
-                if column in _WHOLE:
-                    frame[column] = frame[column].astype("int64")
-                elif not frame[column].map(lambda value: isinstance(value, str)).all():
-                    raise TypeError(f"expected text in every row of {column}")
-        except (TypeError, ValueError) as error:
-            raise RunError(f"{path} holds values of another kind than a run's ({error})") from error
-        return frame
-
-
-class Explanations:
-    """What explaining writes, image by image, so that its memory does not grow with their number."""
-
-    def __init__(self, table: pq.ParquetWriter, archive: MapsWriter) -> None:
-        self._table, self._archive = table, archive
-        self._rows: list[pd.DataFrame] = []
-
-    def append(self, rows: Sequence[Mapping[str, object]], maps: Mapping[str, Map]) -> None:
-        """Adds an image: rows of attributions.parquet (NaN and what is missing become null), maps by key."""
-        frame = pd.DataFrame(rows, columns=_ATTRIBUTIONS.names)
-        for name in ("image_id", "word"):  # parquet can't hold half a character, which a file's name can
-            frame[name] = [text.encode("utf-8", "backslashreplace").decode() for text in frame[name]]
-        self._rows.append(frame)
-        if sum(map(len, self._rows)) >= _ROWS_AT_A_TIME:
-            self.flush()
-        for key, map_ in maps.items():
-            self._archive.add(key, map_)
-
-    def flush(self) -> None:
-        """Writes the rows that are still held."""
-        if self._rows:
-            table = pa.concat_tables(
-                pa.Table.from_pandas(frame, _ATTRIBUTIONS, preserve_index=False) for frame in self._rows
-            )
-            self._table.write_table(table)
-            self._rows.clear()
+        return read_frame(path, keys, numbers, wanted=wanted, beam_size=beam_size)
 
 
 def _thumb_name(image_id: str) -> str:
     """The file of a picture: an id may be anything, and two may differ in what a file system makes alike."""
     digest = hashlib.sha256(image_id.encode("utf-8", "backslashreplace")).hexdigest()
     return f"thumbs/{digest[:32]}.jpg"
-
-
-def _json(value: object, where: str, *, indent: int | None = None) -> bytes:
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
-    except ValueError as error:
-        raise RunError(f"{where} can't hold NaN or an infinity ({error}); use None and a reason") from error
-    return text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes \udc80, as JSON writes it
-
-
-def _decode(content: bytes, where: str) -> object:
-    try:
-        return json.loads(content.decode("utf-8"), parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise RunError(
-            f"{where} is not JSON ({error}); the run may be damaged: start over with --fresh"
-        ) from error

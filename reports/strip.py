@@ -27,7 +27,8 @@ LONGEST_CAPTION, LONGEST_WORD = 400, 60
 _TILE, _GAP, _MARGIN, _LABELS, _NARROWEST = 200, 12, 48, 216, 1400
 _TITLE, _WORD, _SMALL, _SMALLEST = 15.0, 10.0, 8.0, 7.0
 _INK, _SOFT = "#1c1d21", "#5b5e66"
-_FONT = Path(mpl.get_data_path(), "fonts/ttf/DejaVuSans.ttf")  # wherever matplotlib is
+FONT = Path(mpl.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+"""What strips are drawn with; it comes with matplotlib, wherever that is."""
 
 
 def draw_strip(
@@ -147,7 +148,7 @@ def _divided(words: int) -> list[range]:
 
 @cache
 def _font(size: float) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_FONT, size * DOTS_PER_INCH / 72)
+    return ImageFont.truetype(FONT, size * DOTS_PER_INCH / 72)
 
 
 def _width(text: str, size: float) -> float:

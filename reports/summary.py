@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from reports.audit import ORACLE, Audit, audit
+from reports.corpus import statistics_of
 from reports.estimates import OPERATED, Estimate, Table, askable, estimate, estimates, table, with_marks
 from reports.explanations import (
     LAGS,
@@ -23,6 +24,8 @@ from reports.explanations import (
     interventions,
     sanity,
 )
+from reports.legend import CAPTION_METRICS
+from reports.overview import Overview
 from reports.records import (
     AGREEMENT,
     EXTRAS,
@@ -31,7 +34,6 @@ from reports.records import (
     PATHS,
     TRIAL_DISTANCES,
     TRIAL_DROPS,
-    CaptionRow,
     ExplanationInfo,
     MethodInfo,
     MetricRow,
@@ -112,40 +114,61 @@ class Summary(NamedTuple):
     audit: tuple[Audit, ...] = ()
 
 
-def summarise(store: RunStore, captions: Sequence[CaptionRow] | None = None) -> Summary:
+class Material(NamedTuple):
+    """What a run's tables are made of, read once."""
+
+    record: RunRecord
+    best: MetricRow | None
+    overview: Overview
+    scores: pd.DataFrame | None
+    """Of scores.parquet the columns that are shown."""
+    attributions: pd.DataFrame | None
+    """Of the beam size that was explained."""
+
+
+def read_material(store: RunStore) -> Material:
+    """Reads a run for its tables; raises `RunError` if it can't be read."""
+    record = store.read_run()
+    best = _best(record.metrics)
+    shown = {*CAPTION_METRICS, *(statistics_of(best.name) if best else ())}
+    scores = store.read_scores(wanted=lambda name: name in shown or name.startswith(("said_", "true_")))
+    overview = Overview(store.iter_captions(), judged=best.beam_size if best else None)
+    rows, explained = None, record.explanations
+    if explained is not None and (rows := store.read_attributions()) is not None:
+        rows = rows[rows["beam_size"] == explained.beam_size]
+    return Material(record, best, overview, scores, rows)
+
+
+def summarise(store: RunStore, material: Material | None = None) -> Summary:
     """Computes every table of a run; raises `RunError` if the run can't be read.
 
     Args:
         store: the run directory.
-        captions: of all beam sizes, if they have been read.
+        material: of this run, if it has been read.
 
     Returns:
         The summary; tables are empty where the run holds nothing for them.
     """
-    record, scores = store.read_run(), store.read_scores()
-    best = _best(record.metrics)
+    record, best, overview, scores, rows = material or read_material(store)
     at_best = scores[scores["beam_size"] == best.beam_size] if scores is not None and best else None
-    captions = store.read_captions() if captions is None else captions
-    rows = store.read_attributions() if record.explanations else None
-    said = [row for row in captions if best and row.beam_size == best.beam_size]
     summary = Summary(
         record=record,
         best=best,
         leads=_leads(scores, best) if scores is not None and best else {},
         true_words=_true_words(at_best) if at_best is not None else None,
         ranking=_ranking(at_best, best.name) if at_best is not None and best else {},
-        words=tuple(failing_words(said)),
+        words=(),
     )
     if record.explanations is None or rows is None:
-        return summary
+        return summary._replace(words=tuple(failing_words(overview.words)))
     explained, checked, tampered = record.explanations, store.read_sanity(), store.read_interventions()
-    rows = with_marks(rows[rows["beam_size"] == explained.beam_size])
+    rows = with_marks(rows)
     summary = _with_tables(summary, rows, explained.methods)
     sane = sanity(checked, explained.methods) if checked is not None else None
     struck = _struck(explained, summary.completeness, sane)
     judged = best and best.beam_size == explained.beam_size and LAGS[0] not in struck
     return summary._replace(
-        words=tuple(failing_words(said, rows)) if judged else summary.words,
+        words=tuple(failing_words(overview.words, rows if judged else None)),
         struck=struck,
         sanity=sane,
         interventions=interventions(tampered) if tampered is not None else {},

@@ -4,6 +4,7 @@ The first needs no knowledge of the picture, so it works on every data set. It i
 """
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -37,13 +38,30 @@ class WordFound(NamedTuple):
     """How many pictures that is."""
 
 
-def failing_words(
-    captions: Sequence[CaptionRow], attributions: pd.DataFrame | None = None
-) -> list[WordFound]:
+class WordCounts:
+    """The words of captions of one beam size, one caption per picture: eight bytes for each word that is said."""
+
+    def __init__(self) -> None:
+        self.said, self.missing = Counter[str](), Counter[str]()
+        self.logs: dict[str, array[float]] = {}
+
+    def add(self, row: CaptionRow) -> None:
+        """Counts the words of a caption, if its picture has references."""
+        if not row.references:
+            return
+        text = " ".join(row.references).lower()
+        known = {*_TOKEN.findall(text), *text.split()}
+        self.said.update(set(row.words))
+        self.missing.update(word for word in set(row.words) if word.lower() not in known)
+        for word, log in zip(row.words, row.spoken_log_probs, strict=False):
+            self.logs.setdefault(word, array("d")).append(log)
+
+
+def failing_words(counts: WordCounts, attributions: pd.DataFrame | None = None) -> list[WordFound]:
     """Judges every word that is said of at least `LEAST` pictures with references.
 
     Args:
-        captions: of one beam size, one per picture.
+        counts: of the words.
         attributions: rows of attributions.parquet of that beam size; None where none of it was explained, or attention
             is not to be believed.
 
@@ -51,26 +69,15 @@ def failing_words(
         The words: by the lower end of the interval, so that those whose share is high for certain come first; words
         that are never missing last, those that attention hits least often first.
     """
-    said, missing = Counter[str](), Counter[str]()
-    logs: dict[str, list[float]] = {}
-    for row in captions:
-        if not row.references:
-            continue
-        text = " ".join(row.references).lower()
-        known = {*_TOKEN.findall(text), *text.split()}
-        said.update(set(row.words))
-        missing.update(word for word in set(row.words) if word.lower() not in known)
-        for word, log in zip(row.words, row.spoken_log_probs, strict=False):
-            logs.setdefault(word, []).append(log)
     pointing = _pointing(attributions)
     found = [
         WordFound(
             word,
-            share_interval(missing[word], times),
-            _mean_probability(logs.get(word)),
+            share_interval(counts.missing[word], times),
+            _mean_probability(counts.logs.get(word)),
             *pointing.get(word, (None, 0)),
         )
-        for word, times in said.items()
+        for word, times in counts.said.items()
         if times >= LEAST
     ]
     return sorted(found, key=_badness)

@@ -11,14 +11,19 @@ import warnings
 from pathlib import Path
 from zipfile import ZipFile
 
+import matplotlib
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
-from bench import doctor
+from bench import doctor, memory
+from bench.cli import main
 from bench.config import DEMO_CHECKPOINT
 from bench.doctor import Finding, doctor_text, examine
+from bench.doctor_inputs import data_set
 from bench.scoring import spice
+from reports import strip
 
 posix = pytest.mark.skipif(os.name != "posix", reason="stands in for Java with a shell script")
 CHECKS = {
@@ -34,9 +39,9 @@ NAMES = [
         "threads",
         "memory",
         "temporary files",
-        "this folder",
+        "fonts",
     ),
-    *("SPICE", "checkpoint", "Java", "tokenizer", "METEOR"),
+    *("SPICE", "run folder", "checkpoint", "Java", "tokenizer", "METEOR"),
 ]
 
 
@@ -79,7 +84,7 @@ def test_a_whole_installation_is_in_order_and_nothing_is_left_behind(monkeypatch
     assert list(states) == ["SPICE"], states
     assert all(finding.advice == "" for finding in findings)
     found = {finding.name: finding.found for finding in findings}
-    assert "pycocoevalcap 1.2" in found["packages"]
+    assert found["packages"].endswith("are needed and there")
     assert torch.__version__ in found["torch"]
     assert DEMO_CHECKPOINT.name in found["checkpoint"]
     assert found["METEOR"].endswith("0.4109")
@@ -236,8 +241,8 @@ def test_more_threads_than_cores_are_a_warning():
 
 
 def test_memory_is_what_the_machine_and_the_container_leave(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "_PROC", tmp_path)
-    monkeypatch.setattr(doctor, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_PROC", tmp_path)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     assert look("memory") == Finding("memory", "ok", "how much is available can't be told on this system")
     (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\n\nMemAvailable:    4000000 kB\n")
     assert look("memory").found == "4.1 GB available"
@@ -257,23 +262,27 @@ def test_memory_is_what_the_machine_and_the_container_leave(monkeypatch, tmp_pat
     assert "--batch-size" in finding.advice
 
 
-@pytest.mark.parametrize(("name", "cure"), [("temporary files", "set TMPDIR"), ("this folder", "--out")])
-def test_a_full_a_locked_and_a_vanished_folder_are_seen(monkeypatch, tmp_path, name, cure):
-    folder = tmp_path / "folder"
+def test_a_full_a_locked_and_a_vanished_folder_are_seen(monkeypatch, tmp_path):
+    folder, name = tmp_path / "folder", "temporary files"
     folder.mkdir()
-    monkeypatch.chdir(folder)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(doctor, "FREE_DISK", 0)
     assert look(name).state == "ok"
     assert str(folder) in look(name).found
     monkeypatch.setattr(doctor, "FREE_DISK", float("inf"))
     full = look(name)
-    assert (full.state, full.found[:5], cure in full.advice) == ("warning", "only ", True)
+    assert (full.state, full.found[:5], "set TMPDIR" in full.advice) == ("warning", "only ", True)
     with monkeypatch.context() as locked:
         locked.setattr(os, "access", lambda *_: False)  # root may write anywhere
         assert look(name) == Finding(name, "warning", f"{folder} can't be written", full.advice)
-    folder.rmdir()
-    assert look(name).state != "ok"
+
+
+def test_a_run_folder_that_is_not_there_yet_is_judged_by_where_it_would_be(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "FREE_DISK", 0)
+    assert doctor._folder(tmp_path / "runs" / "new").endswith(f"free in {tmp_path}")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserWarning, match="file is not a folder"):
+        doctor._folder(tmp_path / "file")
 
 
 def test_in_a_folder_that_was_removed_torch_does_not_end_the_examination(tmp_path):
@@ -331,6 +340,71 @@ def test_a_checkpoint_is_loaded_or_its_error_is_the_finding(monkeypatch, tmp_pat
         assert path.name in finding.found
 
 
+def test_the_font_of_figures_is_there_and_one_that_is_missing_or_lacks_characters_is_a_failure(
+    monkeypatch, tmp_path
+):
+    assert look("fonts").state == "ok"
+    for font, complaint in (
+        (tmp_path / "DejaVuSans.ttf", "is missing"),
+        (Path(matplotlib.get_data_path(), "fonts/ttf/STIXSizOneSymReg.ttf"), "lacks a Z"),
+    ):
+        monkeypatch.setattr(strip, "FONT", font)
+        finding = look("fonts")
+        assert (finding.state, complaint in finding.found) == ("failure", True)
+        assert "pip install" in finding.advice
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A data set of ten pictures."""
+    (tmp_path / "Images").mkdir()
+    lines = ["image,caption"]
+    for number in range(10):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "Images" / f"{number}.png")
+        lines.append(f'{number}.png,"picture {number} ."')
+    (tmp_path / "captions.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def look_at_data(folder: Path, images: Path | None = None) -> Finding:
+    return doctor._attempt("data set", lambda: data_set(str(folder), images), doctor._ABOUT_DATA)
+
+
+def test_a_data_set_is_counted_and_its_first_pictures_are_opened(photos):
+    finding = look_at_data(photos)
+    assert finding.state == "ok", finding
+    assert re.search(r"10 pictures \(.*test \d.*\); the first 10 open$", finding.found)
+    assert look_at_data(photos / "captions.txt", photos / "Images").state == "ok"
+
+
+def test_missing_and_broken_pictures_are_told_of_and_a_set_without_any_is_a_failure(photos, tmp_path):
+    (photos / "Images" / "3.png").unlink()
+    (photos / "Images" / "4.png").write_bytes(b"no picture")
+    finding = look_at_data(photos)
+    assert finding.state == "warning"
+    assert "pictures that are not there: 1, such as 3.png" in finding.found
+    assert "of the first 9, 1 can't be read: '4.png'" in finding.found
+    assert "--images" in finding.advice
+    for path in (photos / "Images").iterdir():
+        path.write_bytes(b"")
+    finding = look_at_data(photos)
+    assert (finding.state, "not one of the first 9 can be read" in finding.found) == ("failure", True)
+    for broken in (photos / "nothing", photos / "Images"):
+        assert look_at_data(broken).state == "failure"
+
+
+def test_the_command_examines_what_is_to_be_evaluated_and_its_exit_code_tells(photos, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "_JAVA", ())
+    runs = photos / "runs"
+    assert main(["doctor", "--data", str(photos), "--out", str(runs), "--json"]) == 0
+    found = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert found["data set"]["state"] == "ok"
+    assert str(photos) in found["run folder"]["found"]
+    assert not runs.exists()
+    assert main(["doctor", "--data", str(photos / "nothing")]) == 1
+    assert "FAIL  data set" in capsys.readouterr().out
+
+
 HOSTILE = "\x1b[31mred\x07\u202e\n<script>.safetensors"
 
 
@@ -340,9 +414,8 @@ def test_hostile_names_are_printed_harmlessly(tmp_path):
     good, bad = look_at(tmp_path / HOSTILE), look_at(tmp_path / f"no {HOSTILE}")
     assert (good.state, bad.state) == ("ok", "failure")
     lines = doctor_text([good, bad]).splitlines()
-    assert len(lines) == 4
     assert all(line.isprintable() for line in lines)
-    assert r"\x1b[31mred\x07\u202e\n<script>.safetensors" in lines[0]
+    assert r"\x1b[31mred\x07\u202e\n<script>.safetensors" in "".join(lines[:2])
 
 
 def test_the_text_tells_what_was_found_and_how_to_mend_it():
@@ -360,6 +433,12 @@ def test_the_text_tells_what_was_found_and_how_to_mend_it():
         "\n"
         "1 failed, 1 to be warned of, 1 in order\n"
     )
+
+
+def test_lines_are_wrapped_where_the_screen_ends():
+    text = doctor_text([Finding("SPICE", "warning", "word " * 60, "advice " * 30)])
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.split()[:93] == ["WARN", "SPICE", *["word"] * 60, "→", *["advice"] * 30]
 
 
 def test_findings_are_plain_json():

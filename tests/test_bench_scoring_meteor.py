@@ -109,7 +109,6 @@ def test_a_process_that_is_killed_or_stopped_is_replaced(program, sent, which):
     chosen = program if which == "METEOR" else program._normaliser
     process = chosen._process._process
     os.kill(process.pid, sent)
-    program._normal.clear()
     assert list(program.statistics(pairs, deadline=Deadline(20))) == [expected]
     assert process.wait(timeout=60) == -signal.SIGKILL
 

@@ -9,14 +9,17 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from bench.scoring.variety import retrieval, variety
+from bench.scoring.variety import Said, retrieval, variety
 
 REFERENCES = [["A red star.", "a red star, there"], ["Nothing"], ["a blue square above a star"] * 3]
 CAPTIONS = [["a", "red", "star"], [], ["a", "blue", "star", "above", "a", "star"]]
 
 
 def described(captions, references=None):
-    found = variety(captions, references or [["a"]] * len(captions))
+    said = Said()
+    for words, texts in zip(captions, references or [["a"]] * len(captions), strict=True):
+        said.add(words, texts)
+    found = variety(said)
     return {each.name: each for each in found}
 
 

@@ -10,9 +10,11 @@ from bench.data.base import CaptionedImage
 from bench.data.scenes import SHAPES, SceneTruth, load_scenes, make_scene
 from bench.errors import DataError
 from bench.scoring import Scorer
+from bench.stages.attention_seen import AttentionSeen
 from bench.stages.decode import caption_row, decode
 from bench.stages.facts import caption_facts, training_captions
-from bench.stages.score import _attention, score
+from bench.stages.score import score
+from bench.stages.stock import take_stock
 from models.beam import DECODINGS, Hypothesis
 from models.formats import load_checkpoint
 from reports.records import CaptionRow
@@ -28,15 +30,15 @@ def captioner():
 def decoded(captioner, tmp_path_factory):
     images = [make_scene("test", index) for index in range(5)]
     store = RunStore(tmp_path_factory.mktemp("run"))
-    decode(captioner, images, store, beam_sizes=(1, 2), batch_size=3, done=set(), begin=lambda: None)
+    decode(captioner, images, store, beam_sizes=(1, 2), batch_size=3, begin=lambda: None)
     return images, {row.image_id: row for row in store.read_captions() if row.beam_size == 2}
 
 
 def test_what_is_done_is_not_decoded_again(captioner, decoded, tmp_path):
     images, _ = decoded
     store = RunStore(tmp_path / "run")
-    decode(captioner, images[:2], store, beam_sizes=(1,), batch_size=2, done=set(), begin=lambda: None)
-    done = {(row.image_id, row.beam_size) for row in store.read_captions()}
+    decode(captioner, images[:2], store, beam_sizes=(1,), batch_size=2, begin=lambda: None)
+    done = store.find_captions([image.image_id for image in images], (1,)).done
     decode(captioner, images, store, beam_sizes=(1,), batch_size=2, done=done, begin=lambda: None)
     assert [row.image_id for row in store.read_captions()] == [image.image_id for image in images]
 
@@ -45,7 +47,7 @@ def test_rules_and_the_number_of_captions_reach_the_search(captioner, decoded, t
     images, _ = decoded
     store = RunStore(tmp_path / "run")
     decode(
-        captioner, images, store, beam_sizes=(3,), batch_size=2, done=set(), begin=lambda: None,
+        captioner, images, store, beam_sizes=(3,), batch_size=2, begin=lambda: None,
         rules=dataclasses.replace(DECODINGS["default"], length_exponent=0.0), n_best=3, max_steps=7,
     )  # fmt: skip
     for row in store.read_captions():
@@ -77,6 +79,13 @@ def caption_of(words, entropy, movement):
     )  # fmt: skip
 
 
+def attention(rows):
+    seen = AttentionSeen()
+    for row in rows:
+        seen.add(row)
+    return list(seen.described())
+
+
 def test_attention_metrics_weigh_words_and_leave_out_captions_that_can_not_say():
     rows = [
         caption_of(2, 0.2, 0.5),
@@ -84,7 +93,7 @@ def test_attention_metrics_weigh_words_and_leave_out_captions_that_can_not_say()
         caption_of(1, 0.1, None),
         caption_of(0, None, None),
     ]
-    entropy, collapsed = _attention(rows)
+    entropy, collapsed = attention(rows)
     assert entropy.value == pytest.approx((2 * 0.2 + 6 * 0.6 + 0.1) / 9)
     assert (entropy.n, entropy.higher_is_better) == (3, None)
     assert collapsed.value == 0.5
@@ -92,21 +101,23 @@ def test_attention_metrics_weigh_words_and_leave_out_captions_that_can_not_say()
 
 
 def test_attention_metrics_without_words_have_a_reason():
-    entropy, collapsed = _attention([caption_of(0, None, None)])
+    entropy, collapsed = attention([caption_of(0, None, None)])
     assert (entropy.value, entropy.reason) == (None, "no words were said")
     assert (collapsed.value, collapsed.reason) == (None, "no caption has two words")
 
 
 @pytest.mark.java
 @pytest.mark.parametrize(("collapsed", "warned"), [(2, False), (3, True)])
-def test_a_run_is_warned_of_when_most_of_its_captions_have_collapsed(collapsed, warned):
+def test_a_run_is_warned_of_when_most_of_its_captions_have_collapsed(tmp_path, collapsed, warned):
     images = [make_scene("test", index) for index in range(4)]
     rows = [
         dataclasses.replace(caption_of(3, 0.5, 0.001 if number < collapsed else 0.3), image_id=image.image_id)
         for number, image in enumerate(images)
     ]
     with Scorer({image.image_id: image.references for image in images}) as scorer:
-        scored = score(scorer, rows, search_signature="", unknown_word=None, known=None)
+        stock = take_stock(rows, scorer.references)
+        store = RunStore(tmp_path)
+        scored = score(scorer, rows, stock, store, search_signature="", unknown_word=None)
     warnings = [w for w in scored.warnings if "attention is the same for every word" in w]
     assert warnings == (
         [
@@ -126,7 +137,7 @@ def test_nothing_readable_leaves_nothing_behind(captioner, tmp_path):
             RunStore(tmp_path / "run"),
             beam_sizes=(1,),
             batch_size=1,
-            done=set(),
+
             begin=lambda: None,
         )
     assert not (tmp_path / "run").exists()
@@ -145,7 +156,6 @@ def test_facts_count_true_words_absent_objects_and_copies():
         )
         for words in (said, tuple(copied))
     ]
-    rows += [dataclasses.replace(rows[0], caption=None, beam_size=3)]
     training = training_captions(data, "test")
     facts = caption_facts(rows, {scene.image_id: scene}, ground_truth=SceneTruth(), training=training)
     assert len(facts) == 2

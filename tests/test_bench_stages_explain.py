@@ -46,7 +46,7 @@ def captioner():
 def decoded(captioner, tmp_path_factory):
     images = [make_scene("test", index) for index in range(5)]
     store = RunStore(tmp_path_factory.mktemp("run"))
-    decode(captioner, images, store, beam_sizes=(2,), batch_size=3, done=set(), begin=lambda: None)
+    decode(captioner, images, store, beam_sizes=(2,), batch_size=3, begin=lambda: None)
     return images, {row.image_id: row for row in store.read_captions()}
 
 

@@ -13,7 +13,7 @@ from reports.corpus import BLEU_STATISTICS
 from reports.records import FROM_FILE, CaptionRow, MetricRow, StageRow
 from reports.stats import ratio_interval
 from reports.store import RunStore
-from reports.summary import summarise
+from reports.summary import read_material, summarise
 
 IMAGES = 200
 TIMES = {"decode": 99.0, "decode: pictures": 1.0, "decode: beam size 1": 0.2, "decode: beam size 3": 0.5}
@@ -158,10 +158,10 @@ def test_captions_that_changed_are_counted_over_images_that_both_have(plant: Cal
 
 def test_captions_that_were_read_already_are_not_read_again(plant: Callable[..., RunStore]) -> None:
     store = plant(planted_scores(), captions={1: ["a"], 3: ["b"], 5: ["b"]})
-    rows = store.read_captions()
+    material = read_material(store)
     expected = beams(store, summarise(store))
     (store.path / "captions.jsonl").unlink()
-    assert beams(store, summarise(store), captions=rows) == expected
+    assert beams(store, summarise(store, material), material) == expected
 
 
 def test_where_the_smallest_beam_is_best_the_largest_is_held_against_it(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from reports.caveats import caveats
+from reports.overview import Overview
 from reports.records import FROM_FILE, CaptionRow, GitState, MetricRow
 from reports.store import RunStore
 from reports.summary import Summary, summarise
@@ -40,7 +41,7 @@ def change(summary: Summary, **fields: object) -> Summary:
 def told(summary: Summary, *metrics: MetricRow, captions: tuple[CaptionRow, ...] = ()) -> list[str]:
     """What is said of the run with other metrics."""
     planted = change(summary, metrics=metrics) if metrics else summary
-    return list(caveats(planted, captions=captions))
+    return list(caveats(planted, Overview(captions) if captions else None))
 
 
 def said(*texts: str, size: int = 5) -> tuple[CaptionRow, ...]:
@@ -61,7 +62,7 @@ def test_a_run_that_is_not_whole_says_so(sound: Summary) -> None:
     data = dataclasses.replace(record.data, missing=("x", "y"))
     assert told(change(sound, status="interrupted", images=images, data=data)) == [
         "This run is interrupted: 4,000 of 5,000 images are done.",
-        "1,000 of 5,000 images failed; they are listed under Failures.",
+        "1,000 of 5,000 pictures could not be read: scores are over the other 4,000.",
         "Pictures that the captions name but that are not there: 2.",
     ]
     nothing = dataclasses.replace(record.images, done=0)

@@ -356,7 +356,8 @@ def provenance(run: Path, **sha256: str):
     ("fields", "warning"),
     [
         ({"status": "interrupted"}, "“second” is interrupted: 26 of 26 images are done."),
-        ({"images": ImageCounts(26, 24, 2)}, "In “second” 2 of 26 images failed."),
+        ({"images": ImageCounts(26, 24, 2)}, "In “second” 2 of 26 pictures could not be read: they are left out "
+         "for all runs."),
         ({"config": {"encoder_dtype": "bfloat16"}}, "“first” and “second” encoded pictures in different precision: "
          "float32 and bfloat16."),
     ],

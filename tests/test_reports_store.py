@@ -292,7 +292,7 @@ def test_a_picture_is_read_without_what_a_stranger_hid_in_it(tmp_path: Path) -> 
 
 
 def test_explanations_appear_whole_and_equal_those_written_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.store._ROWS_AT_A_TIME", 3)
+    monkeypatch.setattr("reports.explained._ROWS_AT_A_TIME", 3)
     keys = {"beam_size": 1, "word_index": 0, "word": "a", "word_class": "function"}
     rows = [
         keys | {"image_id": f"i{n}", "method": f"m{k}", "mass": n / 7} for n in range(5) for k in range(2)

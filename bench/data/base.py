@@ -3,18 +3,20 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, cast, get_args, overload
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from PIL import Image
 
+from bench.data.texts import TextList, TextsByName
 from bench.errors import DataError
 
 Split = Literal["train", "val", "test"]
+_SPLITS = get_args(Split)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,83 @@ class CaptionedImage:
 
         assert self.path is not None
         return read_picture(self.path)
+
+
+class ImageTable(Sequence[CaptionedImage]):
+    """Pictures that lie in files. Each is made when it is asked for; a slice holds nothing of its own.
+
+    Args:
+        images: ids all different.
+    """
+
+    def __init__(self, images: Iterable[CaptionedImage]) -> None:
+        self._files, self._splits = TextList(), bytearray()
+
+        def texts() -> Iterator[tuple[str, tuple[str, ...]]]:
+            for image in images:
+                self._files.append(str(image.path))
+                self._splits.append(_SPLITS.index(image.split))
+                yield image.image_id, image.references
+
+        self._texts = TextsByName(texts())
+        self._rows: Int[np.ndarray, " image"] | range = range(len(self._texts))
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[CaptionedImage]:
+        """All of them, one after the other."""
+        return (self._at(int(row)) for row in self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> CaptionedImage: ...
+    @overload
+    def __getitem__(self, place: slice) -> "ImageTable": ...
+    def __getitem__(self, place: int | slice) -> "CaptionedImage | ImageTable":
+        """A picture, or those of a slice."""
+        if isinstance(place, slice):
+            return self._some(self._rows[place])
+        return self._at(int(self._rows[place]))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether they are the same pictures in the same order."""
+        return (
+            isinstance(other, ImageTable)
+            and len(self) == len(other)
+            and all(ours == theirs for ours, theirs in zip(self, other, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def in_split(self, split: Split) -> "ImageTable":
+        """The pictures of one split."""
+        wanted = _SPLITS.index(split)
+        return self._some(np.array([row for row in self._rows if self._splits[row] == wanted], np.int64))
+
+    @property
+    def references(self) -> TextsByName:
+        """The captions of each picture by its id; shared, not copied, as long as they are those of all pictures."""
+        if isinstance(self._rows, range) and self._rows == range(len(self._texts)):
+            return self._texts
+        return TextsByName((self._texts.name(int(row)), self._texts.at(int(row))) for row in self._rows)
+
+    def _some(self, rows: Int[np.ndarray, " image"] | range) -> "ImageTable":
+        found = object.__new__(ImageTable)
+        found._files, found._splits, found._texts, found._rows = self._files, self._splits, self._texts, rows
+        return found
+
+    def _at(self, row: int) -> CaptionedImage:
+        return CaptionedImage(
+            self._texts.name(row), self._texts.at(row), _SPLITS[self._splits[row]], Path(self._files[row])
+        )
+
+
+def references_of(images: Sequence[CaptionedImage]) -> TextsByName:
+    """Reference captions by image id, in the order of the images."""
+    if isinstance(images, ImageTable):
+        return images.references
+    return TextsByName((image.image_id, image.references) for image in images)
 
 
 class WordRegion(NamedTuple):
@@ -82,7 +161,7 @@ class CaptionData:
     """A data set: every picture once, however many captions it has."""
 
     name: str
-    images: tuple[CaptionedImage, ...]
+    images: Sequence[CaptionedImage]
     split_origin: str
     """Where the splits come from: "given", or the rule by which the set was split."""
     missing: tuple[str, ...] = ()
@@ -91,7 +170,7 @@ class CaptionData:
     """What a reader should know about the set, in sentences."""
     ground_truth: GroundTruth | None = field(default=None, compare=False)
 
-    def select(self, split: str) -> tuple[CaptionedImage, ...]:
+    def select(self, split: str) -> Sequence[CaptionedImage]:
         """The pictures of one split, in the data set's order.
 
         Args:
@@ -105,7 +184,12 @@ class CaptionData:
         """
         if split not in ("train", "val", "test", "all"):
             raise DataError(f"there is no split {split!r}; expected train, val, test or all")
-        chosen = tuple(image for image in self.images if split in ("all", image.split))
+        if split == "all":
+            chosen = self.images
+        elif isinstance(self.images, ImageTable):
+            chosen = self.images.in_split(cast("Split", split))
+        else:
+            chosen = tuple(image for image in self.images if image.split == split)
         if not chosen:
             counts = Counter(image.split for image in self.images)
             listed = ", ".join(f"{name} {counts[name]}" for name in get_args(Split))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.data.base import CaptionData, CaptionedImage, Split
+from bench.data.base import CaptionData, CaptionedImage, ImageTable, Split
 from bench.data.captions_file import CaptionFile, Entry, read_captions_file
 from bench.data.coco import read_coco
 from bench.data.karpathy import read_karpathy
@@ -17,6 +17,7 @@ from bench.data.scenes import load_scenes
 from bench.data.tables import read_table
 from bench.data.tokens import read_tokens
 from bench.errors import DataError
+from bench.memory import give_back_memory
 
 DATASETS: dict[str, Callable[[CaptionFile], Iterator[Entry] | None]] = {
     "Karpathy JSON": read_karpathy,
@@ -52,25 +53,23 @@ def load_data(spec: str, *, images: Path | None = None) -> CaptionData:
     read = read_captions(spec)
     folder = PictureFolder(images or read.folder)
     places = {image_id: folder.find(picture.file) for image_id, picture in read.pictures.items()}
-    found = tuple(
-        CaptionedImage(image_id, read.pictures[image_id].captions, read.pictures[image_id].split, place)
-        for image_id, place in places.items()
-        if place
+    found = ImageTable(
+        CaptionedImage(image_id, picture.captions, picture.split, places[image_id])
+        for image_id, picture in read.pictures.items()
+        if places[image_id]
     )
-    if not found:
+    if not len(found):
         raise DataError(
             f"none of the {len(places):,} pictures that {read.file} names (e.g. {next(iter(places))!r}) lies "
             f"in {str(folder.root)!r} or a usual folder in it ({', '.join(USUAL_FOLDERS[:5])}, …); "
             "pass the pictures' folder with --images"
         )
     _refuse_leaks((str(image.path), image.split) for image in found)
-    return CaptionData(
-        name=read.name,
-        images=found,
-        split_origin=read.split_origin,
-        missing=tuple(image_id for image_id, place in places.items() if not place),
-        warnings=read.warnings,
-    )
+    missing = tuple(image_id for image_id, place in places.items() if not place)
+    name, split_origin, warnings = read.name, read.split_origin, read.warnings
+    del read, places, folder
+    give_back_memory()  # the file, parsed, takes ten times what is kept of it
+    return CaptionData(name, found, split_origin, missing, warnings)
 
 
 class NamedPicture(NamedTuple):

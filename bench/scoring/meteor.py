@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.errors import JavaError
+from bench.pieces import pieces
 from bench.scoring.java import FLAGS, FOLDER, SMALL, Deadline, Program
 from bench.scoring.paraphrases import write_usable
 from reports.stats import METEOR_STATISTICS
@@ -15,6 +17,7 @@ MAX_WORDS = 250
 _PARAPHRASES = FOLDER / "meteor" / "data" / "paraphrase-en.gz"
 _METEOR = ("-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-lower", "-a")
 _NORMALISER = ("-cp", "meteor-1.5.jar", "edu.cmu.meteor.util.Normalizer", "en", "true")
+_AT_ONCE = 4_096  # references that are normalised together
 _PLAIN = re.compile("[a-z0-9 ]*").fullmatch
 
 
@@ -35,24 +38,23 @@ class Meteor(Program):
         self._table = Path(self._temporary.name, "paraphrases.gz")
         super().__init__("METEOR", (str(java), *FLAGS, *_METEOR, str(self._table)), folder)
         self._normaliser = Program("METEOR's normaliser", (str(java), *SMALL, *_NORMALISER), folder)
-        self._normal: dict[str, str] = {}
         self._ready = False
 
     def prepare(self, references: Iterable[str], *, deadline: Deadline) -> None:
         """Starts the process for these references, unless that has been done.
 
         Args:
-            references: tokenised; all that captions will be compared with.
-            deadline: as in `answers`; what does not take a program is not counted.
+            references: tokenised; all that captions will be compared with. They are not kept.
+            deadline: as in `answers`, for some thousand references; all others are given as long.
 
         Raises:
             JavaError: as in `answers`, and if the temporary folder can't be written to.
         """
         if self._ready:
             return
-        distinct = list(dict.fromkeys(references))
+        normal = (self._normalise(part, Deadline(deadline.seconds)) for part in pieces(references, _AT_ONCE))
         try:
-            write_usable(_PARAPHRASES, self._normalise(distinct, deadline), self._table)
+            write_usable(_PARAPHRASES, chain.from_iterable(normal), self._table)
         except OSError as error:
             raise JavaError(f"METEOR's paraphrases could not be written: {error}") from error
         self._ready = True
@@ -72,10 +74,11 @@ class Meteor(Program):
             chunk where the program prints one: so the program itself goes on to score and to add up.
         """
         assert self._ready
-        captions = self._normalise([caption for caption, _ in pairs], deadline)
+        texts = dict.fromkeys(text for caption, references in pairs for text in (caption, *references))
+        normal = dict(zip(texts, self._normalise(list(texts), deadline), strict=True))
         lines = [
-            " ||| ".join(("SCORE", *(self._normal.get(text, text) for text in references), caption))
-            for caption, (_, references) in zip(captions, pairs, strict=True)
+            " ||| ".join(("SCORE", *(normal[text] for text in references), normal[caption]))
+            for caption, references in pairs
         ]
         yield from self.answers(lines, read=_statistics, deadline=deadline)
 
@@ -86,9 +89,9 @@ class Meteor(Program):
         self._temporary.cleanup()
 
     def _normalise(self, sentences: Sequence[str], deadline: Deadline) -> list[str]:
-        odd = [text for text in dict.fromkeys(sentences) if not _PLAIN(text) and text not in self._normal]
-        self._normal.update(zip(odd, self._normaliser.answers(odd, read=str, deadline=deadline), strict=True))
-        return [self._normal.get(text, text) for text in sentences]
+        odd = [text for text in dict.fromkeys(sentences) if not _PLAIN(text)]
+        normal = dict(zip(odd, self._normaliser.answers(odd, read=str, deadline=deadline), strict=True))
+        return [normal.get(text, text) for text in sentences]
 
 
 def _statistics(answer: str) -> list[float]:

@@ -7,6 +7,7 @@ is never used, and leaving it out changes no alignment; nine of ten are such.
 
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Int, UInt8
 
 _LONGEST = 7
 """Words in the longest phrase of the table."""
+_SENTENCES = 4_096  # that are taken apart at a time
 _GZIP = 31  # of zlib's window bits
 _SLOTS = 26  # binary digits: 64 MB for as long as the table is read
 _KEPT_BITS = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64)
@@ -62,19 +64,24 @@ def _blocks_of_pairs(table: Path) -> Iterator[tuple[bytes, Int[np.ndarray, "pair
 
 def _known_phrases(sentences: Iterable[str]) -> Bool[np.ndarray, " slot"]:
     """Whether the slot holds a phrase of one to seven words that stands in a sentence."""
+    known = np.zeros(2**_SLOTS, dtype=bool)
     lines = (" ".join(filter(None, sentence.split(" "))) + "\n" for sentence in sentences)
-    text = _bytes("".join(lines).encode())
+    while text := "".join(islice(lines, _SENTENCES)):
+        _mark_phrases(known, _bytes(text.encode()))
+    return known
+
+
+def _mark_phrases(known: Bool[np.ndarray, " slot"], text: UInt8[np.ndarray, " byte"]) -> None:
+    """Marks the slots of the phrases in some lines."""
     breaks = (text == ord(" ")) | (text == ord("\n"))
     ends = np.flatnonzero(breaks)
     begins = np.append(0, ends + 1)[: len(ends)]
     sentence = np.cumsum(text == ord("\n"))[begins]
-    known = np.zeros(2**_SLOTS, dtype=bool)
     for words in range(1, _LONGEST + 1):
         last = ends[words - 1 :]
         first = begins[: len(last)]
         within = sentence[: len(last)] == sentence[words - 1 :]
         known[_slots(text, first[within], last[within])] = True
-    return known
 
 
 def _bytes(text: bytes) -> UInt8[np.ndarray, " byte"]:

@@ -6,13 +6,13 @@ image once: value ± 1.96 standard errors, where the standard error is too large
 1981, Ann. Statist. 9:586). They say what as many captions of other images of the same kind would have given.
 """
 
-from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import beta, binom
 
 from models.vocabulary import split_words
@@ -42,34 +42,80 @@ class Described(NamedTuple):
     """What else decides the number."""
 
 
-def variety(captions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> Iterator[Described]:
-    """Lengths and variety of captions, one per image.
+class Said:
+    """The words of many captions, one caption per image: four bytes a word, and eight more a caption."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._words, self._ends, self._captions = array("i"), array("q"), array("q")
+        self._heard, self._texts = array("d"), array("d")
+
+    def add(self, words: Sequence[str], references: Sequence[str]) -> None:
+        """Adds a caption, with the references of its image as text."""
+        for word in words:
+            self._words.append(self._numbers.setdefault(word, len(self._numbers)))
+        self._ends.append(len(self._words))
+        # Whole captions are told apart by 64 bits: two of a million are taken for one with probability 3e-8.
+        self._captions.append(hash(tuple(words)))
+        self._heard.append(sum(len(split_words(each)) for each in references))
+        self._texts.append(len(references))
+
+    def __len__(self) -> int:
+        """How many captions."""
+        return len(self._ends)
+
+    @property
+    def lengths(self) -> Float[np.ndarray, " image"]:
+        """Words of each caption."""
+        return np.diff(np.array(self._ends), prepend=0).astype(np.float64)
+
+    @property
+    def heard(self) -> tuple[Float[np.ndarray, " image"], Float[np.ndarray, " image"]]:
+        """Words of all references of each image, and how many references these are."""
+        return np.array(self._heard), np.array(self._texts)
+
+    def things(self, size: int) -> "Things":
+        """Single words, pairs of words, or whole captions (0)."""
+        captions = np.arange(len(self))
+        if size == 0:
+            return Things(np.array(self._captions), captions, len(self))
+        words, owners = np.array(self._words, np.int64), np.repeat(captions, self.lengths.astype(np.int64))
+        if size == 1:
+            return Things(words, owners, len(self))
+        within = owners[1:] == owners[:-1]
+        return Things((words[:-1] << 32 | words[1:])[within], owners[1:][within], len(self))
+
+
+class Things(NamedTuple):
+    """What was said, and by which caption: numbers that are equal where the same was said."""
+
+    said: Int[np.ndarray, " thing"]
+    caption: Int[np.ndarray, " thing"]
+    captions: int
+
+
+def variety(said: Said) -> Iterator[Described]:
+    """Lengths and variety of captions.
 
     Distinct-n is the share of different n-grams among all n-grams (Li et al. 2016, arXiv:1510.03055).
 
     Args:
-        captions: the words of each caption.
-        references: the references of each caption's image, as text.
+        said: the captions.
 
     Yields:
         The numbers.
     """
-    n, nothing_said = len(captions), "no words were said"
-    lengths = np.array([len(words) for words in captions], dtype=float)
-    heard = np.array(
-        [[sum(len(split_words(each)) for each in texts), len(texts)] for texts in references], dtype=float
-    )
+    n, nothing_said, lengths = len(said), "no words were said", said.lengths
     yield _described("Mean length", "words", ratio_interval(lengths, np.ones(n)), n, "there are no captions")
     yield _described("Spread of lengths", "words", _spread(lengths), n, "there are fewer than two captions")
-    heard_interval = ratio_interval(*heard.reshape(n, 2).T)
-    yield _described("Mean reference length", "words", heard_interval, n, "there are no references")
-    grams = {size: [_grams(words, size) for words in captions] for size in (1, 2)}
-    yield _described("Words used", "words", _different(grams[1]), n, nothing_said)
+    heard = ratio_interval(*said.heard)
+    yield _described("Mean reference length", "words", heard, n, "there are no references")
+    yield _described("Words used", "words", _different(said.things(1)), n, nothing_said)
     for size, name in ((1, "words"), (2, "word pairs")):
         reason = f"no {name} were said"
-        yield _described(f"Distinct-{size}", "share", _different(grams[size], share=True), n, reason)
-    whole = [[tuple(words)] for words in captions]
-    yield _described("Distinct captions", "share", _different(whole, share=True), n, "there are no captions")
+        yield _described(f"Distinct-{size}", "share", _different(said.things(size), share=True), n, reason)
+    whole = _different(said.things(0), share=True)
+    yield _described("Distinct captions", "share", whole, n, "there are no captions")
 
 
 def retrieval(frame: pd.DataFrame) -> Iterator[Described]:
@@ -116,19 +162,18 @@ def _described(
     return Described(name, unit, higher_is_better, interval.value, interval, interval.n)
 
 
-def _grams(words: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    return [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
-
-
-def _different(said: Sequence[Sequence[Hashable]], *, share: bool = False) -> Interval | None:
-    """How many different things were said, or their share among all things said, one list of things per image."""
-    speakers = Counter(thing for things in said for thing in set(things))
-    own = np.array([sum(speakers[thing] == 1 for thing in set(things)) for things in said], dtype=float)
-    total = np.array([len(things) for things in said], dtype=float)
-    kept = total > 0
-    if not kept.any():
+def _different(things: Things, *, share: bool = False) -> Interval | None:
+    """How many different things were said, or their share among all things said."""
+    if not things.said.size:
         return None
-    different, all_said = len(speakers), total.sum()
+    order = np.lexsort((things.caption, things.said))
+    said, caption = things.said[order], things.caption[order]
+    begins = np.flatnonzero(np.append(True, said[1:] != said[:-1]))  # of each different thing
+    first, last = caption[begins], caption[np.append(begins[1:], said.size) - 1]
+    own = np.bincount(first[first == last], minlength=things.captions).astype(np.float64)
+    total = np.bincount(caption, minlength=things.captions).astype(np.float64)
+    kept = total > 0
+    different, all_said = len(begins), total.sum()
     if not share:
         return _jackknife(different, different - own[kept], most=np.inf)
     others = all_said - total[kept]  # 0 only where a single image is left

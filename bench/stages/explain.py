@@ -1,30 +1,36 @@
-"""Explaining: from captions to attributions.parquet, maps.npz, sanity.parquet and what the report shows of pictures."""
+"""Explaining: from captions to attributions.parquet, maps.npz, sanity.parquet and what the report shows of pictures.
+
+What is found of an image is stored at once, in a file of its own; the files are merged when all images have theirs.
+"""
 
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Float, Float16
+from jaxtyping import Float
 from torch import Tensor
 
 from bench.config import ExplainConfig, SearchConfig
 from bench.data.base import CaptionedImage, GroundTruth
+from bench.distributed import barrier, world
 from bench.errors import ConfigError
-from bench.progress import say, track
+from bench.progress import complain, say, track
 from bench.stages.measures import DRAWS, PIXEL_WORDS, RADIUS, SHIFTS, Asked, measure
 from bench.stages.observe import DONORS, Observed, Survey, explained_caption, observe, survey
-from bench.stages.workers import LARGE, parameters, share_out
-from explain.gates import gates
+from bench.stages.workers import LARGE, one_thread, parameters, share_out
+from explain.gates import Gate, gates
 from explain.methods import METHODS, ExplainedCaption, Method, WordMaps
 from explain.methods.answers import ANSWERS
 from explain.sanity import sanity
 from models.captioner import Captioner
 from models.encoder import TrunkEncoder
-from reports.records import CaptionRow, ExplanationInfo, GateRow, MethodInfo
+from models.errors import PictureError
+from reports.explained import ExplainedImage, Parts
+from reports.records import CaptionRow, ExplanationInfo, Failure, GateRow, ImageExplained, MethodInfo
 from reports.store import RunStore, map_key
 
 GATE_IMAGES = 2
@@ -82,15 +88,15 @@ def explain(
     seed: int,
     others: Sequence[CaptionedImage] = (),
     workers: int = 1,
-) -> ExplanationInfo:
+) -> ExplanationInfo | None:
     """Explains one caption of each image, word by word, with every method, and measures every map.
 
     Each image is seen twice: with all others, for what "nothing there" and "another image" mean, and then alone. What
-    is found of an image is written before the next one is looked at.
+    the run holds already of the same images is not computed again. Of several processes, each explains its share.
 
     Args:
         captioner: in eval mode.
-        images: those to explain, at least one.
+        images: those to explain, at least one, the same in every process; those that can't be read are left out.
         captions: what was said of each, by image id.
         store: the run to write to.
         ground_truth: where the data set knows the places of words.
@@ -98,15 +104,18 @@ def explain(
         search: how captions are searched for.
         seed: of everything that is drawn by lot.
         others: images that are not explained, for the mean of the data set where few are.
-        workers: processes to share the work, on a CPU; changes no number.
+        workers: processes that share the work of this one, on a CPU; changes no number.
 
     Returns:
-        What was done, for run.json.
+        What was done, for run.json; None in all processes but the first, and if no image could be read.
     """
-    methods = chosen_methods(options)
-    looking = track(images, total=len(images), label="looking at all images", unit="images")
-    whole = survey(captioner, looking, captions, ground_truth, others=others)
-    baseline, described = whole.baseline()
+    place, parts = world(), Parts(store.path)
+    with one_thread():
+        whole = survey(
+            captioner, images, captions, ground_truth, others=others,
+            earlier=parts.read_survey(), store=parts.write_survey if place.is_first else None,
+        )  # fmt: skip
+        baseline, described = whole.baseline()
     work = _Work(
         captioner=captioner,
         whole=whole,
@@ -121,34 +130,77 @@ def explain(
         sane_images=_checked(
             options, THOROUGH_SANITY_IMAGES if options.thorough else _fewer(SANITY_IMAGES, captioner), images
         ),
+        parts=parts,
     )
     tasks = [(number, image, captions[image.image_id]) for number, image in enumerate(images)]
+    mine = tasks[place.rank :: place.size]
+    lacking = [task for task in mine if not parts.path(task[0], task[1].image_id).exists()]
     on_cpu = captioner.device.type == "cpu"
-    results = share_out(_explain_one, work, tasks, workers=workers if on_cpu else 1)
-    seconds, words, sane = Counter[str](), 0, list[dict[str, object]]()
+    results = share_out(_explain_one, work, lacking, workers=workers if on_cpu else 1)
+    for reason in track(results, total=len(lacking), label="explaining", unit="images"):
+        if reason is not None:
+            complain(f"Note: not explained: {reason}")
+    barrier()
+    if not place.is_first:
+        return None
+    merged = _merged(store, parts, images)
+    if not merged.images:
+        return None
+    return _told(work, merged, described, [task for task in tasks if task[1].image_id in merged.images])
+
+
+class _Merged(NamedTuple):
+    """What the files of all images say together."""
+
+    images: set[str]
+    """Ids of those that were explained."""
+    words: int
+    seconds: Mapping[str, float]
+    """CPU time by method."""
+    left_out: tuple[Failure, ...]
+
+
+def _merged(store: RunStore, parts: Parts, images: Sequence[CaptionedImage]) -> _Merged:
+    """Makes attributions.parquet, sanity.parquet and maps.npz of the files of single images."""
+    seconds, words, explained, left_out = Counter[str](), 0, set(), []
     with store.writing_explanations() as explanations:
-        for found in track(results, total=len(images), label="explaining", unit="images"):
-            explanations.append(found.rows, found.maps)
-            seconds.update(found.seconds)
-            words += found.words
-            sane += found.sane
-    store.write_sanity(pd.DataFrame(sane))
-    checked = [
-        _caption(work, image, row)[1] for _, image, row in tasks[: _checked(options, GATE_IMAGES, images)]
-    ]
-    if checked:
+        for number, image in enumerate(images):
+            about = explanations.append_part(parts.path(number, image.image_id))
+            if about.reason is None:
+                explained.add(image.image_id)
+                seconds.update(about.seconds)
+                words += about.words
+            else:
+                left_out.append(Failure(image.image_id, about.reason))
+    return _Merged(explained, words, seconds, tuple(left_out))
+
+
+def _told(
+    work: "_Work",
+    merged: _Merged,
+    baseline: str,
+    tasks: Sequence[tuple[int, CaptionedImage, CaptionRow]],
+) -> ExplanationInfo:
+    """What was done, with a check of every method on the first images that were explained."""
+    captioner, options = work.captioner, work.options
+    methods = chosen_methods(options)
+    few = tasks[: _checked(options, GATE_IMAGES, tasks)]
+    if few:
         say(f"checking {len(methods)} methods")
-    told = [_described(method, captioner, seconds[method.name] / words) for method in methods]
-    if ground_truth is not None:
+    with one_thread():
+        checked = [_caption(work, image, row)[1] for _, image, row in few]
+        passed = _gated(work.parts, checked, methods) if checked else ()
+    told = [_described(method, captioner, merged.seconds[method.name] / merged.words) for method in methods]
+    if work.ground_truth is not None:
         told += [MethodInfo(name, label, "control", False, False, source) for name, label, source in ANSWERS]
     return ExplanationInfo(
-        beam_size=captions[images[0].image_id].beam_size,
-        images=len(images),
-        words=words,
-        annotation_baseline=described,
-        reason=None if ground_truth is not None else NO_PLACES,
+        beam_size=tasks[0][2].beam_size,
+        images=len(tasks),
+        words=merged.words,
+        annotation_baseline=baseline,
+        reason=None if work.ground_truth is not None else NO_PLACES,
         methods=tuple(told),
-        gates=tuple(GateRow(**gate._asdict()) for gate in gates(checked, methods)) if checked else (),
+        gates=tuple(GateRow(**gate._asdict()) for gate in passed),
         resolution=_resolution(captioner),
         settings={
             "images_for_pixels": work.pixel_images,
@@ -159,10 +211,23 @@ def explain(
             "shifts": SHIFTS,
             **({"draws": DRAWS, "radius": RADIUS} if options.thorough else {}),
         },
+        left_out=merged.left_out,
     )
 
 
-def _checked(options: ExplainConfig, most: int, images: Sequence[CaptionedImage]) -> int:
+def _gated(parts: Parts, checked: Sequence[ExplainedCaption], methods: Sequence[Method]) -> list[Gate]:
+    """The checks of all methods, those of each stored as soon as they are made."""
+    noted = parts.noted(Mapping[str, tuple[GateRow, ...]], "gates") or {}  # type: ignore[type-abstract]
+    known = {name: [Gate(**asdict(row)) for row in rows] for name, rows in noted.items()}
+
+    def note(method: str, found: Sequence[Gate]) -> None:
+        known[method] = [*found]
+        parts.note("gates", {name: [gate._asdict() for gate in rows] for name, rows in known.items()})
+
+    return gates(checked, methods, known=dict(known), note=note)
+
+
+def _checked(options: ExplainConfig, most: int, images: Sequence[object]) -> int:
     """On how many images something is done, of what not every image needs."""
     return min(most, len(images)) if options.checks else 0
 
@@ -184,17 +249,7 @@ class _Work(NamedTuple):
     seed: int
     pixel_images: int
     sane_images: int
-
-
-class _Explained(NamedTuple):
-    """All that was found of one image."""
-
-    rows: list[dict[str, object]]
-    maps: dict[str, Float16[np.ndarray, "word rows cols"]]
-    sane: list[dict[str, object]]
-    seconds: dict[str, float]
-    """CPU time of each method."""
-    words: int
+    parts: Parts
 
 
 def _caption(work: _Work, image: CaptionedImage, row: CaptionRow) -> tuple[Observed, ExplainedCaption]:
@@ -202,7 +257,17 @@ def _caption(work: _Work, image: CaptionedImage, row: CaptionRow) -> tuple[Obser
     return seen, explained_caption(work.captioner, seen, work.whole, work.baseline, work.seed)
 
 
-def _explain_one(work: _Work, number: int, image: CaptionedImage, row: CaptionRow) -> _Explained:
+def _explain_one(work: _Work, number: int, image: CaptionedImage, row: CaptionRow) -> str | None:
+    """Explains an image and stores what is found; why it can't be read, if so."""
+    try:
+        found = _explained(work, number, image, row)
+    except PictureError as error:  # it could be read when it was captioned
+        found = ExplainedImage(ImageExplained(image.image_id, reason=str(error)))
+    work.parts.write(number, found)
+    return found.about.reason
+
+
+def _explained(work: _Work, number: int, image: CaptionedImage, row: CaptionRow) -> ExplainedImage:
     seen, caption = _caption(work, image, row)
     methods = chosen_methods(work.options)
     found: dict[str, WordMaps] = {}
@@ -224,7 +289,7 @@ def _explain_one(work: _Work, number: int, image: CaptionedImage, row: CaptionRo
         quick = [m for m in methods if work.options.thorough or m.resolution == "grid" or m.forward <= 1]
         tested = sanity(caption, quick, seed=caption.seed, thorough=work.options.thorough)
         sane = [{"image_id": image.image_id, **test._asdict()} for test in tested]
-    return _Explained(rows, maps, sane, seconds, caption.words)
+    return ExplainedImage(ImageExplained(image.image_id, caption.words, seconds), rows, maps, sane)
 
 
 def _described(method: Method, captioner: Captioner, seconds_per_word: float) -> MethodInfo:

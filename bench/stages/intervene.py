@@ -1,7 +1,8 @@
 """Decoding with attention that looks elsewhere: what do captions lose?"""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -15,8 +16,10 @@ from bench.scoring import Scorer
 from bench.stages.observe import Observed, observe
 from explain.interventions import ADVERSARIAL, INTERVENTIONS, OTHER_OBJECT, intervened
 from explain.localisation import mask_on_grid
-from models.beam import beam_search
+from models.beam import Hypothesis, beam_search
 from models.captioner import Captioner
+from models.errors import PictureError
+from reports.explained import Parts
 from reports.records import CaptionRow
 
 ADVERSARIAL_IMAGES = 8
@@ -35,12 +38,13 @@ def intervene(
     batch_size: int,
     seed: int,
     thorough: bool = False,
+    parts: Parts | None = None,
 ) -> pd.DataFrame:
     """Decodes images again, with attention that is changed at every step.
 
     Args:
         captioner: in eval mode.
-        images: at least one.
+        images: at least one; those that can't be read are left out.
         captions: what was said of each with its own attention, by image id; all of one beam size.
         scorer: of references that hold the images'.
         ground_truth: where the data set knows what is true of its pictures.
@@ -48,6 +52,7 @@ def intervene(
         batch_size: images decoded at once.
         seed: of what is drawn by lot.
         thorough: whether all images are decoded against an adversary.
+        parts: where each batch is stored as soon as it is decoded, and not decoded again if it is there.
 
     Returns:
         One row per image and intervention that applies to it, "none" among them: image_id, intervention, caption,
@@ -60,26 +65,68 @@ def intervene(
         image.image_id for image in images[:ADVERSARIAL_IMAGES]
     }
     words: defaultdict[str, _Captions] = defaultdict(dict)
-    words["none"] = {image.image_id: captions[image.image_id].words for image in images}
     others = {kind: intervened(captioner, kind, seed=seed) for kind in INTERVENTIONS}
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-    for batch in track(batches, total=len(batches), label="decoding with other attention", unit="batches"):
-        seen = [observe(captioner, image, captions[image.image_id], ground_truth) for image in batch]
-        annotations = torch.stack([each.annotations for each in seen])
-        for kind, other in others.items():
-            for each, (best, *_) in zip(seen, decode(other, annotations), strict=True):
-                words[kind][each.image.image_id] = tuple(captioner.vocabulary.decode(best.token_ids))
-        for each in seen:
-            image_id = each.image.image_id
-            for kind, other in _misled(captioner, each, seed, adversarially=image_id in against).items():
-                ((best, *_),) = decode(other, each.annotations[None])
-                words[kind][image_id] = tuple(captioner.vocabulary.decode(best.token_ids))
+    for number, batch in enumerate(
+        track(batches, total=len(batches), label="decoding with other attention", unit="batches")
+    ):
+        name = f"interventions-{batch_size}-{number:04d}"
+        noted = parts.noted(Mapping[str, Mapping[str, tuple[str, ...]]], name) if parts else None  # type: ignore[type-abstract]
+        said: dict[str, _Captions] = {
+            "none": {},
+            **{kind: dict(each) for kind, each in (noted or {}).items()},
+        }
+        for _ in _decoded(captioner, batch, captions, others, decode, ground_truth, seed, against, said):
+            if parts:
+                parts.note(name, said)
+        for kind, each in said.items():
+            words[kind].update(each)
     by_id = {image.image_id: image for image in images}
     return pd.DataFrame(row for kind in words for row in _scored(kind, words, scorer, by_id, ground_truth))
 
 
-_Captions = dict[str, tuple[str, ...]]
-"""By image id."""
+_Captions = dict[str, Sequence[str]]
+"""Words, by image id."""
+
+
+def _decoded(
+    captioner: Captioner,
+    batch: Sequence[CaptionedImage],
+    captions: Mapping[str, CaptionRow],
+    others: Mapping[str, Captioner],
+    decode: Callable[..., list[list[Hypothesis]]],
+    ground_truth: GroundTruth | None,
+    seed: int,
+    against: Container[str],
+    said: dict[str, _Captions],
+) -> Iterator[None]:
+    """Adds to `said`, by intervention, what is lacking of the images of a batch that can be read; yields as it goes."""
+    if all(image.image_id in said["none"] for image in batch):
+        return
+    seen = []
+    for image in batch:
+        with suppress(PictureError):  # it could be read when it was captioned
+            seen.append(observe(captioner, image, captions[image.image_id], ground_truth))
+    if not seen:
+        return
+    annotations = torch.stack([each.annotations for each in seen])
+    for kind, other in others.items():
+        if kind not in said:
+            found = decode(other, annotations)
+            said[kind] = {
+                each.image.image_id: captioner.vocabulary.decode(best.token_ids)
+                for each, (best, *_) in zip(seen, found, strict=True)
+            }
+            yield
+    for each in seen:
+        image_id = each.image.image_id
+        if image_id in said["none"]:
+            continue
+        for kind, other in _misled(captioner, each, seed, adversarially=image_id in against).items():
+            ((best, *_),) = decode(other, each.annotations[None])
+            said.setdefault(kind, {})[image_id] = captioner.vocabulary.decode(best.token_ids)
+        said["none"][image_id] = each.row.words  # the last of each image
+        yield
 
 
 def _misled(captioner: Captioner, seen: Observed, seed: int, *, adversarially: bool) -> dict[str, Captioner]:

@@ -5,9 +5,12 @@ and for attention maps of other images. What is kept of them does not grow with 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from bench.data.base import CaptionedImage, GroundTruth, WordRegion
 from bench.data.word_classes import word_class
+from bench.progress import track
 from explain.methods.base import ExplainedCaption, Place
 from models.captioner import Captioner
 from models.errors import PictureError
@@ -32,6 +36,10 @@ BASELINE_IMAGES = 256
 FEWEST_BASELINE_IMAGES = 32
 """If fewer are explained, others of the data set are averaged as well, as far as there are any: else what stands for
 "nothing there" would be, in a good part, the image itself."""
+STORED_EVERY = 1.0
+"""Seconds after which it is stored how far the survey has come."""
+State = Mapping[str, np.ndarray]
+"""How far a survey has come, as arrays."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,8 @@ class Survey:
 
     def __init__(self, captioner: Captioner) -> None:
         size = captioner.preprocessing.size
+        self.looked_at = 0
+        """Images that were looked at, those that can't be read among them."""
         self._blank = torch.zeros(1, 3, size, size, device=captioner.device)
         self._captioner = captioner
         self.images = 0
@@ -159,6 +169,35 @@ class Survey:
             kept[candidate.image_id] = candidate
         if len(kept) > KEPT:
             del kept[max(kept.values(), key=lambda one: one.lot).image_id]
+
+    @property
+    def state(self) -> State:
+        """All that `Survey.restore` needs, to the last bit."""
+        kept = [(name, one) for name, of_class in self._kept.items() for one in of_class.values()]
+        names = {
+            "classes": [*self._class_sums],
+            "counts": [*self._class_counts.values()],
+            "kept": [(name, one.image_id) for name, one in kept],
+        }
+        return {
+            "looked_at": np.array([self.looked_at, self.images]),
+            "sum": np.empty(0) if self._sum is None else self._sum.cpu().numpy(),
+            "names": np.frombuffer(json.dumps(names).encode(), np.uint8),
+            "class_sums": np.array([*self._class_sums.values()]),
+            "lots": np.frombuffer(b"".join(one.lot for _, one in kept), np.uint8).reshape(len(kept), -1),
+            "alphas": np.array([one.alpha for _, one in kept]),
+        }
+
+    def restore(self, state: State) -> None:
+        """Goes on from where `state` was taken."""
+        names = json.loads(state["names"].tobytes())
+        self.looked_at, self.images = map(int, state["looked_at"])
+        self._sum = torch.from_numpy(state["sum"]).to(self._blank.device) if state["sum"].size else None
+        self._class_sums = dict(zip(names["classes"], state["class_sums"], strict=True))
+        self._class_counts = dict(zip(names["classes"], names["counts"], strict=True))
+        self._kept = {}
+        for (name, image_id), lot, alpha in zip(names["kept"], state["lots"], state["alphas"], strict=True):
+            self._kept.setdefault(name, {})[image_id] = _Kept(lot.tobytes(), image_id, alpha)
 
     @torch.no_grad()
     def baseline(self) -> tuple[Float[Tensor, "cells dim"], str]:
@@ -202,13 +241,15 @@ class Survey:
 
 def survey(
     captioner: Captioner,
-    images: Iterable[CaptionedImage],
+    images: Sequence[CaptionedImage],
     captions: Mapping[str, CaptionRow],
     ground_truth: GroundTruth | None,
     *,
     others: Sequence[CaptionedImage] = (),
+    earlier: State | None = None,
+    store: Callable[[State], None] | None = None,
 ) -> Survey:
-    """Looks at all images once.
+    """Looks at all images once. Those that can't be read are passed over.
 
     Args:
         captioner: in eval mode.
@@ -216,19 +257,35 @@ def survey(
         captions: what was said of each, by image id.
         ground_truth: for the classes of words.
         others: images of the data set that are not explained; see `FEWEST_BASELINE_IMAGES`.
+        earlier: how far a survey of the same images has come that was broken off.
+        store: is told now and then how far this one has come, and in the end.
 
     Returns:
         What the images say together.
     """
     whole = Survey(captioner)
-    for image in images:
-        row = captions[image.image_id]
-        looked = _look(captioner, captioner.preprocessing.view(image.picture()), row)
-        whole.add(image.image_id, _classes(row, ground_truth), looked.annotations, looked.alphas)
-    for image in others[: max(0, FEWEST_BASELINE_IMAGES - whole.images)]:
+    if earlier:
+        whole.restore(earlier)
+    rest, begun_at, stored = images[whole.looked_at :], whole.looked_at, time.monotonic()
+    looking = track(rest, total=len(rest), label="looking at all images", unit="images")
+    for image in chain(looking, others[max(0, whole.looked_at - len(images)) :]):
+        is_other = whole.looked_at >= len(images)
+        if is_other and whole.images >= FEWEST_BASELINE_IMAGES:
+            break
+        whole.looked_at += 1
         with suppress(PictureError), torch.no_grad():
-            pixels = captioner.preprocessing(image.picture()).to(captioner.device)
-            whole.add_to_baseline(captioner.encode(pixels.unsqueeze(0))[0])
+            if is_other:
+                pixels = captioner.preprocessing(image.picture()).to(captioner.device)
+                whole.add_to_baseline(captioner.encode(pixels.unsqueeze(0))[0])
+            else:
+                row = captions[image.image_id]
+                looked = _look(captioner, captioner.preprocessing.view(image.picture()), row)
+                whole.add(image.image_id, _classes(row, ground_truth), looked.annotations, looked.alphas)
+        if store and time.monotonic() - stored > STORED_EVERY:
+            store(whole.state)
+            stored = time.monotonic()
+    if store and whole.looked_at > begun_at:
+        store(whole.state)
     return whole
 
 

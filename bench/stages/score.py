@@ -1,31 +1,37 @@
 """Scoring: from captions.jsonl to scores.parquet and the metric rows of run.json. Needs no model and no picture."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from bench.data.results import load_references
+from bench.memory import give_back_memory
+from bench.pieces import pieces
 from bench.progress import say
 from bench.scoring import METRICS, Frequencies, Scorer, Scores
-from bench.scoring.variety import Described, retrieval, variety
-from bench.stages.facts import KEPT
-from explain.collapse import COLLAPSED_BELOW
+from bench.scoring.cider import CiderD
+from bench.scoring.engine import AT_ONCE
+from bench.scoring.tally import Tally
+from bench.scoring.variety import Described, Said, retrieval, variety
+from bench.stages.attention_seen import AttentionSeen
+from bench.stages.facts import KEPT, NO_FACTS, Facts
+from bench.stages.stock import Stock
 from models.vocabulary import split_words
 from reports.records import FROM_FILE, CaptionRow, MetricRow
 from reports.stats import Interval, metric_intervals, ratio_interval, share_interval
+from reports.store import RunStore
 
 ALARMING_SHARE = 0.5
 """A run with more collapsed captions than this is warned of."""
 
 
 class Scored(NamedTuple):
-    """What scoring yields."""
+    """What scoring yields besides scores.parquet."""
 
-    per_image: pd.DataFrame
-    """scores.parquet: one row per (image_id, beam_size)."""
     metrics: tuple[MetricRow, ...]
     signature: str
     """What the signatures of all metrics have in common."""
@@ -42,53 +48,120 @@ def load_frequencies(spec: Path | None) -> Frequencies | None:
 
 def score(
     scorer: Scorer,
-    captions: Sequence[CaptionRow],
+    captions: Iterable[CaptionRow],
+    stock: Stock,
+    store: RunStore,
     *,
     search_signature: str,
     unknown_word: str | None,
-    known: pd.DataFrame | None,
+    facts: Facts = NO_FACTS,
 ) -> Scored:
-    """Scores every beam size.
+    """Scores every beam size and writes scores.parquet, with no more than some hundred images in memory.
 
     Args:
         scorer: holding the references of all images.
         captions: all rows of the run; failed ones are left out and counted elsewhere.
+        stock: of these captions.
+        store: where to write to.
         search_signature: how the captions were searched for.
         unknown_word: what the model says for words that it does not know.
-        known: one row per (image_id, beam_size) with the columns that begin as `KEPT` says; None if there are none.
+        facts: what else is known of captions.
 
     Returns:
-        Scores per image and corpus, with intervals.
+        Corpus scores, with intervals.
     """
-    frames: list[pd.DataFrame] = []
+    sizes = [size for size in stock.sizes if stock.captioned[size].any()]
+    heaps = {
+        size: _Heap(scorer.weights_at(stock.places(size)), stock.captioned[size].copy()) for size in sizes
+    }
+    rows = (row for row in captions if row.caption is not None and heaps[row.beam_size].take(scorer, row))
+    with store.writing_scores() as table:
+        for chunk in pieces(rows, AT_ONCE):
+            table.append(_measured(scorer, chunk, heaps, facts, unknown_word))
+    give_back_memory()
     metrics: list[MetricRow] = []
     warnings: list[str] = []
     signature = ""
-    for size in sorted({row.beam_size for row in captions}):
-        rows = [row for row in captions if row.beam_size == size and row.caption is not None]
-        result = scorer.score({row.image_id: row.caption or "" for row in rows})
+    for size, heap in heaps.items():
+        frame = store.read_scores(beam_size=size)
+        assert frame is not None
+        empty = [
+            c for c in frame if str(c).startswith(KEPT) and frame[c].isna().all()
+        ]  # known at other sizes
+        frame = frame.drop(columns=["beam_size", *empty]).set_index("image_id")
+        result = scorer.scores(frame[scorer.columns], heap.tally, heap.cider)
         signature = result.signature
-        frame = result.per_image.join(_facts(rows, unknown_word)).join(_known(known, size))
         suffix = "|".join(filter(None, ["" if size == FROM_FILE else f"beam:{size}", search_signature]))
         found = [
             *_overlap(result),
             *_judged(frame),
             *retrieval(frame),
-            *_described(rows, frame),
-            *_attention(rows),
+            *_described(heap, frame),
+            *heap.attention.described(),
         ]
         metrics += [_row(each, size, suffix) for each in found]
         place = "" if size == FROM_FILE else f"beam size {size}: "
         warnings += [place + warning for warning in (*result.warnings, *_alarm(found))]
-        frame = frame.rename_axis("image_id").reset_index()
-        frame.insert(1, "beam_size", size)
-        frames.append(frame)
-        say(f"scored {len(rows)} captions" + ("" if size == FROM_FILE else f" of beam size {size}"))
-    return Scored(pd.concat(frames, ignore_index=True), tuple(metrics), signature, tuple(warnings))
+        say(f"scored {len(frame)} captions" + ("" if size == FROM_FILE else f" of beam size {size}"))
+        del frame, result
+        give_back_memory()
+    return Scored(tuple(metrics), signature, tuple(warnings))
+
+
+class _Heap:
+    """What is known of all captions of one beam size, apart from their scores."""
+
+    def __init__(self, cider: CiderD, waited_for: Bool[np.ndarray, " image"]) -> None:
+        self.cider, self._waited_for = cider, waited_for
+        self.tally, self.said, self.attention = Tally(), Said(), AttentionSeen()
+
+    def take(self, scorer: Scorer, row: CaptionRow) -> bool:
+        """Whether a caption is the first of its image."""
+        place = scorer.references.place(row.image_id)
+        is_first = bool(self._waited_for[place])
+        self._waited_for[place] = False
+        return is_first
+
+    def add(self, row: CaptionRow) -> None:
+        """Adds a caption."""
+        self.said.add(row.words, row.references)
+        self.attention.add(row)
+
+
+def _measured(
+    scorer: Scorer,
+    rows: Sequence[CaptionRow],
+    heaps: Mapping[int, _Heap],
+    facts: Facts,
+    unknown_word: str | None,
+) -> pd.DataFrame:
+    """Some rows of scores.parquet."""
+    frames = []
+    places = {size: [n for n, row in enumerate(rows) if row.beam_size == size] for size in heaps}
+    for cider in dict.fromkeys(
+        heap.cider for heap in heaps.values()
+    ):  # one, unless images failed at some sizes only
+        ours = sorted(n for size, heap in heaps.items() if heap.cider is cider for n in places[size])
+        if not ours:
+            continue
+        failed = {name for heap in heaps.values() for name in heap.tally.failed}
+        measured = scorer.measure(
+            [(rows[n].image_id, rows[n].caption or "") for n in ours], cider, without=failed
+        )
+        for size, heap in heaps.items():
+            if heap.cider is cider:
+                here = set(places[size])
+                heap.tally.add(measured, [place for place, n in enumerate(ours) if n in here])
+        frames.append(measured.columns.set_axis(ours))
+    for row in rows:
+        heaps[row.beam_size].add(row)
+    keys = pd.DataFrame({"image_id": [r.image_id for r in rows], "beam_size": [r.beam_size for r in rows]})
+    own = _facts(rows, unknown_word)
+    return pd.concat([keys, pd.concat(frames).sort_index(), own, facts(rows)], axis=1)
 
 
 def _facts(rows: Sequence[CaptionRow], unknown_word: str | None) -> pd.DataFrame:
-    """What every caption says of itself, by image id."""
+    """What every caption says of itself."""
     return pd.DataFrame(
         {
             "Exact match": float(any(list(row.words) == split_words(ref) for ref in row.references)),
@@ -97,14 +170,7 @@ def _facts(rows: Sequence[CaptionRow], unknown_word: str | None) -> pd.DataFrame
         }
         | ({} if unknown_word is None else {"words_unknown": float(row.words.count(unknown_word))})
         for row in rows
-    ).set_index(pd.Index([row.image_id for row in rows]))
-
-
-def _known(known: pd.DataFrame | None, size: int) -> pd.DataFrame:
-    if known is None:
-        return pd.DataFrame()
-    rows = known[known["beam_size"] == size].set_index("image_id")
-    return rows[[column for column in rows if str(column).startswith(KEPT)]].dropna(axis=1, how="all")
+    )
 
 
 def _overlap(result: Scores) -> Iterator[Described]:
@@ -141,35 +207,13 @@ def _judged(frame: pd.DataFrame) -> Iterator[Described]:
         yield _share("Copied captions", frame["copied"], better=None)
 
 
-def _described(rows: Sequence[CaptionRow], frame: pd.DataFrame) -> Iterator[Described]:
+def _described(heap: _Heap, frame: pd.DataFrame) -> Iterator[Described]:
     """What the captions are like, good or bad."""
     yield _share("Unfinished captions", frame["unfinished"], better=False)
     if "words_unknown" in frame:
         reason = "no words were said"
         yield _ratio("Unknown words", frame["words_unknown"], frame["words"], better=False, reason=reason)
-    yield from variety([row.words for row in rows], [row.references for row in rows])
-
-
-def _attention(rows: Sequence[CaptionRow]) -> Iterator[Described]:
-    """Whether attention spreads, and whether it moves; of the captions that can say so."""
-    if all(row.log_prob_nats is None for row in rows):  # no model of ours said them
-        return
-    spread = [(row.attention_entropy, len(row.words)) for row in rows if row.attention_entropy is not None]
-    moved = [row.attention_movement for row in rows if row.attention_movement is not None]
-    words = np.array([n for _, n in spread], dtype=float)
-    entropy = ratio_interval(np.array([entropy for entropy, _ in spread], dtype=float) * words, words)
-    value = entropy.value if entropy else None
-    yield Described("Attention entropy", "share", None, value, entropy, len(spread), "no words were said")
-    covered = np.array(
-        [row.attention_coverage for row in rows if row.attention_coverage is not None], dtype=float
-    )
-    if covered.size:  # the first runs did not store it
-        coverage = ratio_interval(covered, np.ones(covered.size))
-        yield Described(
-            "Attention coverage", "share", None, coverage.value if coverage else None, coverage, covered.size
-        )
-    still = pd.Series(moved, dtype=float) < COLLAPSED_BELOW
-    yield _share("Collapsed attention", still, better=False, reason="no caption has two words")
+    yield from variety(heap.said)
 
 
 def _alarm(found: Sequence[Described]) -> Iterator[str]:

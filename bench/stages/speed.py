@@ -39,6 +39,8 @@ from models.decoder import AttentionDecoder, DecoderConfig, Memory, State, Step
 from models.errors import PictureError
 from reports.speed import SpeedRecord, SpeedRow
 
+TIMED = 16
+"""Most images that are timed."""
 ROUNDS = 60
 """Most rounds of each benchmark."""
 FEWEST_ROUNDS = 7
@@ -81,7 +83,7 @@ def measure_speed(
     beam_size: int,
     rules: DecodingRules,
     max_steps: int | None,
-    batch_size: int = 16,
+    batch_size: int = TIMED,
     rounds: int = ROUNDS,
 ) -> SpeedRecord:
     """Times how a few images are encoded and decoded, and counts what that takes.

@@ -62,7 +62,7 @@ def share_out(
         ConfigError: if a process was ended from outside.
     """
     if workers == 1 or len(tasks) < FEWEST_TASKS:
-        with _one_thread():
+        with one_thread():
             for task in tasks:
                 yield function(shared, *task)
                 give_back_memory()
@@ -93,7 +93,7 @@ def share_out(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """As in the processes: with more threads, sums come out otherwise in their last digits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

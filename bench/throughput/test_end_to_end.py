@@ -37,7 +37,6 @@ def sweep(tmp_path):
             beam_sizes=BEAM_SIZES,
             batch_size=PICTURES,
             rules=DECODINGS["tutorial"],
-            done=set(),
             begin=lambda: None,
         )
         return store.read_captions()

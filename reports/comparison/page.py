@@ -12,7 +12,7 @@ from reports.comparison.markdown import as_markdown
 from reports.comparison.output import as_json, shown_ids, told_ids
 from reports.comparison.runs import ComparedRun
 from reports.comparison.scores import ALPHA
-from reports.gallery import Gallery, Wanted, gallery
+from reports.gallery import Gallery, Wanted, explained_images, gallery, listed
 from reports.page import Page, render
 from reports.records import RunError
 from reports.samples import Variant
@@ -77,9 +77,11 @@ def render_comparison(
     """The page as text; an equal comparison gives the same text."""
     ids = told_ids(comparison, shown_ids(with_paths=with_paths))
     figure = figures.differences(comparison)
+    browser = _gallery(comparison, images, ids)
     return render(
         "compare.html.j2",
-        gallery=_gallery(comparison, images, ids),
+        gallery=browser,
+        listed=len(browser.listed),
         comparison=comparison,
         names=[run.name for run in comparison.runs],
         warnings=[*comparison.warnings, *comparison.left_out],
@@ -114,15 +116,16 @@ def _pictures(comparison: Comparison) -> dict[str, str]:
 
 def _gallery(comparison: Comparison, wanted: Wanted, ids: Mapping[str, str]) -> Gallery:
     """The sample browser, with a take for each run, the second beside the first."""
-    infos = [run.record.explanations for run in comparison.runs]
+    infos, ranking = [run.record.explanations for run in comparison.runs], _ranking(comparison)
+    variants = [_variant(run) for run in comparison.runs]
     resolutions = dict.fromkeys(info.resolution for info in infos if info and info.resolution)
     return gallery(
-        [_variant(run) for run in comparison.runs],
-        comparison.image_ids,
+        variants,
+        listed(comparison.image_ids, ranking, explained_images(variants), wanted),
         noun="run",
         start=1,
         base=0,
-        ranking=_ranking(comparison),
+        ranking=ranking,
         wanted=wanted,
         resolution=" ".join(resolutions) or None,
         shown_id=ids.__getitem__,

@@ -60,8 +60,13 @@ class _Given(NamedTuple):
     path: Path
     beam_size: int | None
     record: RunRecord
-    captions: Mapping[int, Mapping[str, CaptionRow]]
-    """By beam size and image; without images that failed."""
+    sizes: frozenset[int]
+    """Beam sizes that it has captions of."""
+
+    def captions(self, size: int) -> dict[str, CaptionRow]:
+        """By image id; without images that failed."""
+        rows = RunStore(self.path).iter_captions()
+        return {row.image_id: row for row in rows if row.beam_size == size and row.caption is not None}
 
 
 def select(specs: Sequence[str], *, beam_size: int | None = None) -> Selection:
@@ -83,13 +88,14 @@ def select(specs: Sequence[str], *, beam_size: int | None = None) -> Selection:
         raise RunError(f"{len(specs)} runs were given; expected {FEWEST} to {MOST} run directories")
     given = [_read(spec, beam_size) for spec in specs]
     sizes, warnings = _beam_sizes(given)
-    captions = [run.captions[size] for run, size in zip(given, sizes, strict=True)]
+    captions = [run.captions(size) for run, size in zip(given, sizes, strict=True)]
     names = _names(given, sizes)
     shared = set.intersection(*(set(rows) for rows in captions))
     image_ids = tuple(image_id for image_id in captions[0] if image_id in shared)
     _check_images(names, captions, image_ids)
     runs = tuple(
-        _run(name, run, size, image_ids) for name, run, size in zip(names, given, sizes, strict=True)
+        _run(name, run, size, rows, image_ids)
+        for name, run, size, rows in zip(names, given, sizes, captions, strict=True)
     )
     return Selection(runs, image_ids, (*warnings, *_warnings(runs, image_ids)))
 
@@ -99,16 +105,13 @@ def _read(spec: str, beam_size: int | None) -> _Given:
     path, asked = (Path(at[1]), int(at[2])) if at else (Path(spec), beam_size)
     store = RunStore(path)
     record = store.read_run()
-    captions: dict[int, dict[str, CaptionRow]] = {}
-    for row in store.read_captions():
-        if row.caption is not None:
-            captions.setdefault(row.beam_size, {})[row.image_id] = row
-    if not captions:
+    sizes = frozenset(row.beam_size for row in store.iter_captions() if row.caption is not None)
+    if not sizes:
         raise RunError(f"{path} holds no caption; expected a run that captioned at least one image")
-    if asked is not None and asked not in captions:
-        known = ", ".join(beam(size) for size in sorted(captions))
+    if asked is not None and asked not in sizes:
+        known = ", ".join(beam(size) for size in sorted(sizes))
         raise RunError(f"{path} has no captions of beam size {asked}; it has {known}")
-    return _Given(path, asked, record, captions)
+    return _Given(path, asked, record, sizes)
 
 
 def _beam_sizes(given: Sequence[_Given]) -> tuple[list[int], list[str]]:
@@ -120,7 +123,7 @@ def _beam_sizes(given: Sequence[_Given]) -> tuple[list[int], list[str]]:
     named = [run.beam_size for run in given if run.beam_size is not None]
     asked = [_asked(run, named) for run in given]
     free = [run for run, size in zip(given, asked, strict=True) if size is None]
-    shared = set.intersection(*(set(run.captions) for run in free)) if free else set()
+    shared = set.intersection(*(set(run.sizes) for run in free)) if free else set()
     sizes = [
         size if size is not None else max(shared) if shared else _best(run)
         for run, size in zip(given, asked, strict=True)
@@ -137,7 +140,7 @@ def _beam_sizes(given: Sequence[_Given]) -> tuple[list[int], list[str]]:
 def _asked(run: _Given, named: Sequence[int]) -> int | None:
     if run.beam_size is not None:
         return run.beam_size
-    return next((size for size in named if size in run.captions), None)
+    return next((size for size in named if size in run.sizes), None)
 
 
 def _best(run: _Given) -> int:
@@ -146,11 +149,11 @@ def _best(run: _Given) -> int:
         values = {
             row.beam_size: row.value
             for row in run.record.metrics
-            if row.name == name and row.value is not None and row.beam_size in run.captions
+            if row.name == name and row.value is not None and row.beam_size in run.sizes
         }
         if values:
             return max(values, key=lambda size: (values[size], -size))
-    return min(run.captions)
+    return min(run.sizes)
 
 
 def _called(path: Path) -> str:
@@ -204,11 +207,13 @@ def _quoted(image_id: str) -> str:
     return f"“{clip(printable(image_id), _NAMED)}”"
 
 
-def _run(name: str, given: _Given, size: int, image_ids: Sequence[str]) -> ComparedRun:
-    store, rows = RunStore(given.path), given.captions[size]
-    scores = store.read_scores()
+def _run(
+    name: str, given: _Given, size: int, rows: Mapping[str, CaptionRow], image_ids: Sequence[str]
+) -> ComparedRun:
+    store = RunStore(given.path)
+    scores = store.read_scores(beam_size=size)
     if scores is not None:
-        scores = scores[scores["beam_size"] == size].drop(columns="beam_size").set_index("image_id")
+        scores = scores.drop(columns="beam_size").set_index("image_id")
         _check_scores(name, scores, given.record, size, set(rows))
         kept = scores.index.intersection(pd.Index(image_ids, dtype=object))
         scores = scores.loc[kept].reindex(list(image_ids)) if len(kept) else None
@@ -246,7 +251,10 @@ def _warnings(runs: Sequence[ComparedRun], image_ids: Sequence[str]) -> Iterator
                 f"“{run.name}” is {run.record.status}: {counts.done:,} of {counts.expected:,} images are done."
             )
         if counts.failed:
-            yield f"In “{run.name}” {counts.failed:,} of {counts.expected:,} images failed."
+            yield (
+                f"In “{run.name}” {counts.failed:,} of {counts.expected:,} pictures could not be read: they are left "
+                "out for all runs."
+            )
         if run.scores is None:
             yield f"“{run.name}” has no scores; `gazebench score` computes them."
     yield from _other_images(runs, image_ids)

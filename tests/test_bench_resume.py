@@ -1,0 +1,280 @@
+"""Runs that are broken off: nothing that was finished is lost, and what comes out is the same to the last bit."""
+
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_runs import (
+    PICTURES,
+    SIZES,
+    digests,
+    killed_when,
+    lines,
+    make_inputs,
+    pairs,
+    said,
+    start,
+    whole_run,
+)
+
+from bench.config import DEMO_CHECKPOINT, EvalConfig, ExplainConfig, SearchConfig
+from bench.data.base import CaptionData, CaptionedImage
+from bench.data.scenes import make_scene
+from bench.errors import ConfigError
+from bench.run_directory import LOCK, locked
+from bench.runner import decode_images, new_record
+from bench.scoring import Scorer
+from bench.stages.decode import batches_to_do, decode
+from bench.stages.explain import explain
+from bench.stages.intervene import intervene
+from bench.stages.observe import survey
+from models.formats import load_checkpoint
+from reports.store import RunStore
+
+KILLS = int(os.environ.get("GAZEBENCH_KILLS", "0"))
+"""Runs that are killed at any moment, besides those of each stage."""
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    return whole_run(tmp_path_factory.getbasetemp())[0]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing has broken off, and the seconds that it took."""
+    return whole_run(tmp_path_factory.getbasetemp())[1:]
+
+
+def stage(run: Path, name: str) -> int:
+    return sum(each.items for each in RunStore(run).read_run().stages if each.name == name)
+
+
+def parts(run: Path) -> dict[str, int]:
+    """The files of single images, by the number that only the same file has."""
+    return {path.name: path.stat().st_ino for path in (run / "explained").glob("*.zip")}
+
+
+# ---- killed runs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.java
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_every_stage_loses_nothing_and_ends_the_same(command, whole, tmp_path):
+    out = tmp_path / "run"
+    again = [*command, "--out", str(out)]
+
+    killed_when(start(again), lambda: len(lines(out)) >= 9)
+    kept = pairs(out)
+    assert len(set(kept)) == len(kept) < len(SIZES) * PICTURES, "it was killed too late"
+
+    killed_when(start(again), lambda: (out / "captions.jsonl").exists() and not list(out.glob("*.0.*.jsonl")))
+
+    killed_when(start(again), lambda: len(parts(out)) >= 2)
+    assert stage(out, "decode") in (0, len(SIZES) * PICTURES - len(kept)), "a caption was decoded twice"
+    scores = (out / "scores.parquet").stat().st_ino
+    explained = parts(out)
+
+    killed_when(start(again), lambda: (out / "explained/gates.json").exists())
+    assert explained.items() <= parts(out).items(), "an image was explained twice"
+
+    killed_when(start(again), lambda: list((out / "explained").glob("interventions-*.json")))
+    killed_when(start(again), lambda: RunStore(out).read_run().status == "finished")
+    assert not (out / "report.html").exists()
+
+    said(again)
+    assert digests(out) == digests(whole[0])
+    assert (out / "scores.parquet").stat().st_ino == scores, "it was scored twice"
+    assert files(out) == files(whole[0])
+
+
+def files(run: Path) -> list[str]:
+    return sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.name != LOCK)
+
+
+@pytest.mark.java
+@pytest.mark.slow
+@pytest.mark.skipif(not KILLS, reason="GAZEBENCH_KILLS is not set")
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_a_run_that_is_killed_at_any_moment_ends_the_same(command, whole, tmp_path, seed):
+    out = tmp_path / "run"
+    process = start([*command, "--out", str(out)])
+    time.sleep(random.Random(seed).uniform(0.2, 1.0) * whole[1])
+    process.kill()
+    process.join()
+    said([*command, "--out", str(out)])
+    assert digests(out) == digests(whole[0])
+    assert files(out) == files(whole[0])
+
+
+@pytest.mark.java
+@pytest.mark.slow
+def test_a_finished_run_is_left_as_it_is_but_for_what_is_missing(command, whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    again = [*command, "--out", str(out)]
+
+    def state():
+        return {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != LOCK}
+
+    before = state()
+    assert f"{out} is finished, and nothing of it is missing" in said(again)
+    assert state() == before
+    for lost in ("report.html", "scores.parquet"):
+        (out / lost).unlink()
+        told = said(again)
+        assert "is finished" not in told
+        assert ("scored" in told) == (lost == "scores.parquet")
+        assert "decoding" not in told
+        assert "explaining" not in told
+        assert digests(out) == digests(whole[0])
+        assert files(out) == files(whole[0])
+
+
+def test_captions_of_the_program_before_this_one_are_gone_on_with(captioner, tmp_path):
+    """It appended all captions to captions.jsonl, batch by batch, and its last line may be torn."""
+    images = [make_scene("test", index) for index in range(5)]
+    config = EvalConfig(search=SearchConfig((3, 1)), batch_size=2)
+    old, new = RunStore(tmp_path / "old"), RunStore(tmp_path / "new")
+    data = CaptionData("scenes", tuple(images), "given")
+    record = new_record(config, "", load_checkpoint(DEMO_CHECKPOINT), data, images)
+    decode_images(config, captioner, images, new, record, [])
+    rows = (new.path / "captions.jsonl").read_bytes().splitlines(keepends=True)
+    assert [(row.image_id, row.beam_size) for row in new.read_captions()] == [
+        (image.image_id, size) for image in images for size in (1, 3)
+    ]
+    old.write_run(record)
+    (old.path / "captions.jsonl").write_bytes(b"".join(rows[i] for i in (1, 3, 0, 2, 5)) + rows[7][:50])
+    stages = []
+    decode_images(config, captioner, images, old, record, stages)
+    assert (old.path / "captions.jsonl").read_bytes() == b"".join(rows)
+    assert next(each.items for each in stages if each.name == "decode") == len(rows) - 5
+    assert not list(old.path.glob("captions.*.*"))
+
+
+@pytest.mark.java
+def test_a_run_of_something_else_is_refused_and_told_apart(command, whole):
+    before = (whole[0] / "run.json").read_bytes()
+    told = said([*command, "--explain", "6", "--beam-size", "3", "--out", str(whole[0])], expected=2)
+    assert "--explain: 5 there, 6 now" in told
+    assert "--beam-size: [1, 3] there, [3] now" in told
+    assert "content of" not in told
+    assert (whole[0] / "run.json").read_bytes() == before
+
+
+# ---- the lock -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.java
+def test_of_two_runs_into_one_directory_the_second_ends_at_once_and_names_the_first(command, tmp_path):
+    out = tmp_path / "run"
+    first = start([*command, "--out", str(out)])
+    try:
+        while len(lines(out)) < 1:
+            assert first.is_alive()
+            time.sleep(0.01)
+        for other in ([*command, "--out", str(out)], ["score", str(out)]):
+            assert f"{out} is being written to by process {first.pid}; " in said(other, expected=2)
+    finally:
+        first.kill()
+        first.join()
+    with locked(out):
+        assert (out / LOCK).read_text() == str(os.getpid()), "the lock of a killed process is nobody's"
+
+
+def test_a_lock_leaves_nothing_where_nothing_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    for path in (tmp_path / "a/b/run", tmp_path / "there"):
+        with locked(path):
+            assert (path / LOCK).is_file()
+            with pytest.raises(ConfigError, match=f"by process {os.getpid()}; wait"), locked(path):
+                pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_a_lock_that_was_left_alone_does_not_make_a_folder_full(tmp_path):
+    (tmp_path / LOCK).write_text("1")
+    with locked(tmp_path):
+        RunStore(tmp_path).append_captions([])
+    assert (tmp_path / LOCK).exists()
+    (tmp_path / "captions.jsonl").unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is not a run directory"), locked(tmp_path):
+        pass
+
+
+# ---- parts of the work ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def captioner():
+    return load_checkpoint(DEMO_CHECKPOINT).captioner
+
+
+def test_what_a_batch_consists_of_does_not_depend_on_what_is_done():
+    done = np.zeros((7, 2), bool)
+    assert batches_to_do(done, 3) == [0, 1, 2]
+    done[:4] = done[6] = True
+    done[5, 0] = True
+    assert batches_to_do(done, 3) == [1]
+    assert batches_to_do(~np.zeros((7, 2), bool), 3) == []
+
+
+def test_a_caption_that_is_lost_comes_back_the_same_to_the_last_bit(captioner, tmp_path):
+    images = [make_scene("test", index) for index in range(5)]
+    store, again = RunStore(tmp_path / "run"), RunStore(tmp_path / "again")
+    decode(captioner, images, store, beam_sizes=(1, 2), batch_size=3, begin=lambda: None)
+    rows = {(row.image_id, row.beam_size): row for row in store.read_captions()}
+    done = np.ones((5, 2), bool)
+    done[[0, 1, 4], [1, 0, 1]] = False
+    decode(captioner, images, again, beam_sizes=(1, 2), batch_size=3, done=done, begin=lambda: None)
+    found = again.read_captions()
+    lost = [(images[place].image_id, size) for place, size in ((0, 2), (1, 1), (4, 2))]
+    assert sorted((row.image_id, row.beam_size) for row in found) == sorted(lost)
+    assert all(row == rows[row.image_id, row.beam_size] for row in found)
+
+
+def test_a_survey_goes_on_where_it_was_broken_off(captioner, tmp_path):
+    images = [make_scene("test", index) for index in range(6)]
+    store = RunStore(tmp_path)
+    decode(captioner, images, store, beam_sizes=(1,), batch_size=6, begin=lambda: None)
+    said = {row.image_id: row for row in store.read_captions()}
+    at_once = survey(captioner, images[:4], said, None, others=images[4:])
+    for broken_off in (2, 5):
+        states = []
+        first = survey(captioner, images[: min(4, broken_off)], said, None, others=images[4:broken_off])
+        state = {name: value.copy() for name, value in first.state.items()}
+        second = survey(
+            captioner, images[:4], said, None, others=images[4:], earlier=state, store=states.append
+        )
+        assert second.state.keys() == at_once.state.keys()
+        for name, value in at_once.state.items():
+            np.testing.assert_array_equal(second.state[name], value)
+        assert len(states) == 1
+        assert torch.equal(second.baseline()[0], at_once.baseline()[0])
+
+
+def test_a_picture_that_can_not_be_read_any_more_is_left_out_with_its_reason(tmp_path):
+    tiny = load_checkpoint(Path(make_inputs(tmp_path)[1])).captioner
+    images = [
+        CaptionedImage(f"{n}.jpg", ("a red circle",), "test", tmp_path / f"photos/Images/{n}.jpg")
+        for n in range(3)
+    ]
+    store, options, search = RunStore(tmp_path / "run"), ExplainConfig(checks=False), SearchConfig((1,))
+    decode(tiny, images, store, beam_sizes=(1,), batch_size=3, begin=lambda: None, max_steps=4)
+    said = {row.image_id: row for row in store.read_captions()}
+    images[1].path.write_bytes(b"garbage")
+    info = explain(tiny, images, said, store, ground_truth=None, options=options, search=search, seed=0)
+    assert info.images == 2
+    ((image_id, reason),) = [(failure.image_id, failure.reason) for failure in info.left_out]
+    assert image_id == "1.jpg"
+    assert "1.jpg" in reason
+    assert set(store.read_attributions()["image_id"]) == {"0.jpg", "2.jpg"}
+    with Scorer({image.image_id: image.references for image in images}) as scorer:
+        frame = intervene(tiny, images, said, scorer, ground_truth=None, search=search, batch_size=2, seed=0)
+    assert set(frame["image_id"]) == {"0.jpg", "2.jpg"}
