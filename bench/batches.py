@@ -52,6 +52,8 @@ def in_batches(
 
     Raises:
         ConfigError: if memory is short at the smallest size.
+        RuntimeError: if `compute` raised one for another reason.
+        MemoryError: likewise.
     """
     assert min(size, smallest) >= 1
     done = 0

@@ -71,10 +71,7 @@ def train(
         fresh: start over where `out` holds a training.
 
     Returns:
-        The best checkpoint.
-
-    Raises:
-        ConfigError: if `out` holds something else, or the training diverges.
+        The best checkpoint. If `out` holds something else, or the training diverges, that is a `ConfigError`.
     """
     with joined() as world, ExitStack() as stack:
         placed = device_named(device, world)
