@@ -9,8 +9,9 @@ from typing import NamedTuple
 from bench.config import EvalConfig
 from bench.data.base import CaptionData, CaptionedImage
 from bench.errors import ConfigError
+from bench.opening import load, new_record
 from bench.progress import say
-from bench.runner import count_images, decode_images, explain_images, load, new_record
+from bench.run_stages import count_images, decode_images, explain_images
 from reports.pictures_page import write_pictures_page
 from reports.records import Failure, StageRow
 from reports.store import RunStore

@@ -1,4 +1,4 @@
-"""Which run may be written into which folder, and by whom."""
+"""Which run may be written into which folder, by whom, and how far it has come."""
 
 import json
 import os
@@ -9,9 +9,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bench.config import digest
+from bench.config import EvalConfig, digest
 from bench.errors import ConfigError
-from reports.records import RunRecord
+from reports.records import RunError, RunRecord
+from reports.shards import shards
 from reports.store import RunStore
 
 LOCK = ".lock"
@@ -140,3 +141,38 @@ def _option(name: str) -> str:
 
 def _told(record: RunRecord, name: str) -> str:
     return json.dumps(record.config[name], ensure_ascii=False)[:80] if name in record.config else "not known"
+
+
+def is_whole(store: RunStore, config: EvalConfig, record: RunRecord) -> bool:
+    """Whether all is there that a finished run consists of."""
+    return (
+        holds(store, "captions.jsonl", "failures.jsonl", "throughput.json", "report.html")
+        and not shards(store.path)
+        and is_scored(store, record)
+        and (config.explain == 0 or record.explanations is None or is_explained(store, record))
+        and (record.explanations is None or holds(store, "interventions.parquet"))
+    )
+
+
+def is_scored(store: RunStore, record: RunRecord) -> bool:
+    """Whether all captions of a run are scored."""
+    return bool(record.metrics) and holds(store, "scores.parquet")
+
+
+def is_explained(store: RunStore, record: RunRecord) -> bool:
+    """Whether all images of a run that were to be explained are."""
+    files = ("attributions.parquet", "maps.npz", "sanity.parquet")
+    return record.explanations is not None and holds(store, *files)
+
+
+def holds(store: RunStore, *names: str) -> bool:
+    """Whether all these files are in a run directory."""
+    return all((store.path / name).is_file() for name in names)
+
+
+def is_timed(store: RunStore) -> bool:
+    """Whether the speed of a run was measured."""
+    try:
+        return store.read_speed() is not None
+    except RunError:  # of another version, or damaged
+        return False

@@ -112,7 +112,7 @@ def _stages(stages: Sequence[StageRow]) -> Grid | None:
         amount = f"{stage.items:,} {unit.removesuffix('s') if stage.items == 1 else unit}"
         rows.append(Row(clip(stage.name, 80), (speed, Cell(f"{number(stage.seconds, 2)} s"), Cell(amount))))
     columns = (Cell("Speed", (arrow(True),)), Cell("Time", (arrow(False),)), Cell("Amount"))
-    caption = "The stages of this run, by the clock; of a run that was resumed, its last part"
+    caption = "The stages of this run, by the clock; of a run that was resumed, what came to its end"
     return Grid(caption, "Stage", columns, {"": rows}) if rows else None
 
 

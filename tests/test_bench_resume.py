@@ -26,8 +26,9 @@ from bench.config import DEMO_CHECKPOINT, EvalConfig, ExplainConfig, SearchConfi
 from bench.data.base import CaptionData, CaptionedImage
 from bench.data.scenes import make_scene
 from bench.errors import ConfigError
+from bench.opening import new_record
 from bench.run_directory import LOCK, locked
-from bench.runner import decode_images, new_record
+from bench.run_stages import decode_images
 from bench.scoring import Scorer
 from bench.stages.decode import batches_to_do, decode
 from bench.stages.explain import explain
