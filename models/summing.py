@@ -278,7 +278,9 @@ class _Context(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (alpha,) = ctx.saved_tensors
         annotations = ctx.attention.annotations[: len(alpha)]
-        gradient = gradient.to(annotations.dtype)  # autocast multiplied in fewer bits, and is off on the way back
+        gradient = gradient.to(
+            annotations.dtype
+        )  # autocast multiplied in fewer bits, and is off on the way back
         ctx.attention._looks.append((alpha, gradient))
         of_alpha = torch.bmm(gradient, annotations.transpose(1, 2))
         return None, gradient.new_zeros(()), of_alpha

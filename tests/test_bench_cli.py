@@ -132,9 +132,7 @@ def test_captions_are_the_same_for_every_batch_size(tmp_path):
     said = []
     for size in (1, 7, 64):
         store = RunStore(tmp_path / str(size))
-        decode(
-            captioner, images, store, beam_sizes=(1, 3, 5), batch_size=size, begin=lambda: None
-        )
+        decode(captioner, images, store, beam_sizes=(1, 3, 5), batch_size=size, begin=lambda: None)
         said.append(sorted((row.image_id, row.beam_size, row.token_ids) for row in store.read_captions()))
     assert said[0] == said[1] == said[2]
 

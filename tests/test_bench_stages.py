@@ -137,7 +137,6 @@ def test_nothing_readable_leaves_nothing_behind(captioner, tmp_path):
             RunStore(tmp_path / "run"),
             beam_sizes=(1,),
             batch_size=1,
-
             begin=lambda: None,
         )
     assert not (tmp_path / "run").exists()
