@@ -89,7 +89,7 @@ def _record(epochs: tuple[EpochRow, ...], stages: tuple) -> TrainingRecord:
         "preprocessing": {"size": 256, "mean": [0.485, 0.456, 0.406]},
         "decoder": {"embedding_dim": 512, "hidden_dim": 512, "attention_dim": 512, "dropout": 0.5},
         "encoder_weights": "IMAGENET1K_V1", "embeddings": None, "min_count": 5, "max_words": 50,
-        "selection": "CIDEr", "validation_beam": 3, "validation_images": None, "seed": 0,
+        "selection": "CIDEr", "validation_beam": 3, "seed": 0,
         "stages": list(stages),
     }  # fmt: skip
     return TrainingRecord(

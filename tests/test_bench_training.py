@@ -24,6 +24,7 @@ from bench.training.steps import Steps
 from bench.training.train import build_captioner, train
 from bench.training.validation import Validator
 from models.formats import load_checkpoint
+from models.formats.native import save_native
 from models.vocabulary import Vocabulary, split_words
 from reports.training import TrainingStore
 
@@ -382,3 +383,65 @@ def test_no_training_word_is_lost_between_the_captions_and_the_loss(tmp_path):
 def test_nothing_of_a_training_directory_tells_where_it_lies(trained):
     for name in ("training.json", "training.html", "steps.csv", "epochs.csv"):
         assert str(Path(trained).parent) not in (trained / name).read_text()
+
+
+def test_a_gradient_that_is_no_number_changes_no_weight(tmp_path):
+    steps = steps_of(staged(), tmp_path, 16)
+    steps.ready()
+    before = [p.detach().clone() for p in steps.captioner.parameters()]
+    steps.captioner.decoder.output.bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(ConfigError, match="training diverged in step 1"):
+        steps.step(0, scores=[], baseline=0.0)
+    for parameter, old in zip(steps.captioner.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+
+
+def test_a_part_that_failed_leaves_the_statistics_of_batch_normalisation_as_they_were(tmp_path):
+    steps = steps_of(staged(), tmp_path, 8)
+    steps.ready()
+    before = {name: tensor.clone() for name, tensor in steps.captioner.state_dict().items()}
+    calls = []
+
+    def fail_in_the_second(*_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    steps.captioner.decoder.embedding.register_forward_hook(fail_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        steps.step(0, scores=[], baseline=0.0)
+    after = steps.captioner.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_checkpoint_without_a_token_for_unknown_words_is_no_start(trained, tmp_path):
+    captioner = load_checkpoint(trained / "best.safetensors").captioner
+    captioner.vocabulary = dataclasses.replace(captioner.vocabulary, unk=None)
+    save_native(captioner, tmp_path / "deaf.safetensors", training={})
+    config = staged(rested(epochs=1))
+    with pytest.raises(ConfigError, match="has no token for unknown words"):
+        trained_on(few_scenes(), config, tmp_path / "run", start=tmp_path / "deaf.safetensors")
+
+
+def test_a_start_with_another_encoder_is_refused_where_a_part_of_it_is_to_be_trained(trained, tmp_path):
+    config = dataclasses.replace(PRESETS["tutorial-coco"], encoder_weights=None)
+    with pytest.raises(
+        ConfigError, match="has the encoder scenes, and the recipe trains a part of resnet101"
+    ):
+        trained_on(few_scenes(), config, tmp_path / "run", start=trained / "best.safetensors")
+
+
+def test_starting_over_that_fails_leaves_a_folder_that_can_be_started_over(tmp_path):
+    out = tmp_path / "run"
+    trained_on(few_scenes(16, 4), staged({"epochs": 1}), out)
+    (tmp_path / "bad.txt").write_text("red one two\n")
+    with pytest.raises(DataError, match="line 1"):
+        trained_on(few_scenes(16, 4), staged(embeddings=tmp_path / "bad.txt"), out, fresh=True)
+    trained_on(few_scenes(16, 4), staged({"epochs": 1}), out, fresh=True)
+    assert TrainingStore(out).read_training().status == "finished"
+
+
+def test_the_page_that_a_kill_left_unwritten_is_written_by_the_next_call(trained):
+    (trained / "training.html").unlink()
+    trained_on(few_scenes(), staged(), trained)
+    assert (trained / "training.html").is_file()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.config import digest
 from bench.data.base import CaptionedImage
-from bench.distributed import World, barrier
+from bench.distributed import World, together
 from bench.training.cache import BlockCache, Produced
 from models.captioner import Captioner
 from models.encoder import TrunkEncoder, on_grid
@@ -74,9 +74,9 @@ def kept_inputs(
         }
         shape, dtype = tuple(first.shape[1:]), "float32"
         produce = _encoder_of(produce, encode, preprocessing)
-    kept = BlockCache(cache, key, len(images), shape, dtype)
-    kept.fill(produce, rank=world.rank, size=world.size, label=label)
-    barrier()
+    with together():  # and nobody reads before all have written
+        kept = BlockCache(cache, key, len(images), shape, dtype)
+        kept.fill(produce, rank=world.rank, size=world.size, label=label)
     return kept
 
 

@@ -71,8 +71,8 @@ class Training:
         with ExitStack() as stack:
             if self._world.is_first:
                 stack.enter_context(self._logs)
-                self._begin_logs()
                 self._store.write_training(self.record)
+                self._begin_logs()
             for number in range(self.progress.stage, len(self.config.stages)):
                 self._stage(number, last)
                 last = None
@@ -134,7 +134,7 @@ class Training:
             last.fill(self.captioner, steps.optimizer)
         with Validator(beam_size=self.config.validation_beam, world=self._world) as validator:
             if self._is_started and progress.score_before is None:
-                self._judge_start(validator, val)
+                self._judge_start(validator, val, steps)
             while not self._is_over(stage, per_epoch, int(total)):
                 epoch = len(progress.of_stage(stage.name))
                 self._epoch(steps, range(progress.step, min((epoch + 1) * per_epoch, int(total))), epoch)
@@ -142,7 +142,7 @@ class Training:
         if number + 1 < len(self.config.stages):
             self._begin_with_best(number + 1, steps)
 
-    def _judge_start(self, validator: Validator, examples: Examples) -> None:
+    def _judge_start(self, validator: Validator, examples: Examples, steps: Steps) -> None:
         """Weights that were given stay the best until others are better."""
         self.captioner.eval()
         found = validator(self.captioner, examples, "validation before the first step")
@@ -152,6 +152,7 @@ class Training:
                 f"before the first step: {self.config.selection} {score:.3f} of beam search over {found.images} images"
             )
             self._keeper.save_best(self.captioner, self.progress, self._about())
+            self._save(steps)
 
     def _is_over(self, stage: Stage, per_epoch: int, total: int) -> bool:
         """Whether all steps are done and validated, or nothing has become better for too long."""
@@ -178,7 +179,7 @@ class Training:
             self._count(found, time.perf_counter() - begun)
             if self._world.is_first:
                 self._logs.step(_step_row(stage, epoch, number, found))
-                if self._keeper.is_due and number + 1 < numbers.stop:
+                if self._keeper.is_due:
                     self._save(steps)
 
     def _note(self) -> str:

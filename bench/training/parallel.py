@@ -7,7 +7,8 @@ there are, and draws dropout by process; then no number of processes could go on
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -72,10 +73,10 @@ def add_gradients(
         mine = first + world.rank
         found: tuple[float, ...] = ()
         if mine < count:
-            for buffer, old in zip(moving, before, strict=True):
-                buffer.copy_(old)
-            loss = compute(mine)
-            loss.share.backward()  # type: ignore[no-untyped-call]
+            _copy(before, moving)
+            with _as_before((before, moving), (counted, counters)):
+                loss = compute(mine)
+                loss.share.backward()  # type: ignore[no-untyped-call]
             found = loss.figures
         if world.size == 1:
             figures.append(torch.tensor(found, dtype=torch.float64))
@@ -91,11 +92,28 @@ def add_gradients(
             parameter.grad = None
     if gradient is not None:
         _spread(gradient, trained)
-    for buffer, total in zip(moving, statistics, strict=True):
-        buffer.copy_(total / count)
-    for counter, old in zip(counters, counted, strict=True):
-        counter.copy_(old + 1)  # of steps, however many parts they have
+    for parameter in trained:
+        if parameter.grad is None:  # as several processes have it, which exchange numbers
+            parameter.grad = torch.zeros_like(parameter)
+    _copy([total / count for total in statistics], moving)
+    _copy([old + 1 for old in counted], counters)  # of steps, however many parts they have
     return tuple(sum(column) for column in zip(*(row.tolist() for row in figures), strict=True))
+
+
+@contextmanager
+def _as_before(*kept: tuple[Sequence[Tensor], Sequence[Tensor]]) -> Iterator[None]:
+    """Undoes what a part that failed has changed: memory may have been short, and the step is tried again."""
+    try:
+        yield
+    except BaseException:
+        for values, tensors in kept:
+            _copy(values, tensors)
+        raise
+
+
+def _copy(values: Sequence[Tensor], into: Sequence[Tensor]) -> None:
+    for value, tensor in zip(values, into, strict=True):
+        tensor.copy_(value)
 
 
 class _Part(NamedTuple):

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.errors import ConfigError
 from bench.training.recipe import AttentionPenalty, HardAttention, Precision, Stage, TrainingConfig
 
 __all__ = ["PRESETS", "AttentionPenalty", "HardAttention", "Stage", "TrainingConfig", "changed"]
@@ -263,12 +264,17 @@ def changed(
             no attention term.
 
     Returns:
-        The changed recipe; a value out of range is a `ConfigError`.
+        The changed recipe.
+
+    Raises:
+        ConfigError: if a value is out of range.
     """
     given = {"batch_size": batch_size, "precision": precision, "epochs": epochs}
     wanted: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     skipped = epochs == 0 and self_critical is not None
     stages = tuple(replace(stage, **wanted) for stage in (() if skipped else config.stages))
+    if self_critical is not None and self_critical < 1:
+        raise ConfigError(f"--self-critical is {self_critical}; expected at least 1 epoch")
     if self_critical is not None:
         wanted["epochs"] = self_critical
         stages = (*stages, replace(_self_critical(config.stages[-1], config.self_critical_rate), **wanted))

@@ -159,8 +159,6 @@ class TrainingConfig:
     """Score of the validation captions, found by beam search, that decides which weights are best."""
     validation_beam: int = 3
     """Beam size of that search."""
-    validation_images: int | None = None
-    """Images of the validation split that are captioned after each epoch, the first of it; none for all."""
     self_critical_rate: float = 5e-5
     """Learning rate of the stage that --self-critical adds."""
     seed: int = 0

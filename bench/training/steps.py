@@ -113,12 +113,12 @@ class Steps:
         """
         rate = self._tell(self._rate(step, scores))
         nats, words, penalty, reward, captions = self._fitting(step, baseline)
-        if not math.isfinite(nats + penalty):
+        norm = self._clip()
+        if not (math.isfinite(nats + penalty) and math.isfinite(norm)):
             raise ConfigError(
                 f"training diverged in step {step + 1} of stage {self.stage.name!r}; "
                 "use another seed or a lower learning rate"
             )
-        norm = self._clip()
         self.optimizer.step()
         return StepResult(nats, int(words), penalty, reward, int(captions), rate, norm)
 

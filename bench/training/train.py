@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from bench.batches import is_out_of_memory
 from bench.config import digest
 from bench.data.base import CaptionData, CaptionedImage, data_sha256, references_sha256
 from bench.devices import device_named
@@ -32,6 +33,7 @@ from models.preprocessing import Preprocessing
 from models.vocabulary import Vocabulary, split_words
 from reports.records import RunError
 from reports.training import CACHE, RECORD, TrainedModel, TrainingData, TrainingRecord, TrainingStore
+from reports.training_page import write_training_page
 
 SCHEMA_VERSION = 1
 
@@ -71,18 +73,27 @@ def train(
         fresh: start over where `out` holds a training.
 
     Returns:
-        The best checkpoint. If `out` holds something else, or the training diverges, that is a `ConfigError`.
+        The best checkpoint.
+
+    Raises:
+        ConfigError: if `out` holds something else, the training diverges, or there is nothing to learn from.
     """
     with joined() as world, ExitStack() as stack:
         placed = device_named(device, world)
         splits = _Splits(*(data.select(split)[:limit] for split in ("train", "val")))
-        record = _new_record(config, data, splits, preset, command, limit, max_steps, start, placed)
+        if len(splits.train) < 2 and any(stage.objective == "self-critical" for stage in config.stages):
+            raise ConfigError(
+                "--self-critical needs two training images at least, to tell rare words from common ones"
+            )
+        record = _new_record(config, data, splits, preset, command, limit, max_steps, start, placed, world)
         store = TrainingStore(out)
         with together():
             if world.is_first:
                 stack.enter_context(locked(out, kind="training"))
                 _prepare(store, record, fresh=fresh)
         if (out / RECORD).exists() and store.read_training().status == "finished":
+            if world.is_first:
+                write_training_page(out)  # which may be what a kill left undone
             say(f"{out} holds this training, finished; nothing is left to do")
             return out / BEST
         with together():  # nobody goes on before all have read what the first is about to replace
@@ -94,12 +105,13 @@ def train(
         else:
             captioner, earlier = last.captioner, store.read_training()
             origin, warnings = earlier.model.weights, list(earlier.warnings)
+            record = dataclasses.replace(record, created=earlier.created)
             say(_where(last.progress, config))
         model = _model(captioner, config, origin)
         record = dataclasses.replace(record, model=model, warnings=tuple(warnings))
         progress = last.progress if last else Progress()
         stack.enter_context(_leaving_a_mark(store, world))
-        Training(
+        training = Training(
             config,
             captioner.to(placed),
             splits,
@@ -110,8 +122,23 @@ def train(
             is_started=start is not None,
             max_steps=max_steps,
             world=world,
-        ).run(last)
+        )
+        with _enough_memory():
+            training.run(last)
     return out / BEST
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            "out of memory in reading pictures, in validation or in the optimizer, where nothing can be made smaller; "
+            "train where there is more memory, or with another --device"
+        ) from error
 
 
 def _new_record(
@@ -124,6 +151,7 @@ def _new_record(
     max_steps: int | None,
     start: Path | None,
     device: torch.device,
+    world: World,
 ) -> TrainingRecord:
     """The record of a training that begins; everything that decides its weights is in `config` and the hashes."""
     given = {"start": start, "embeddings": config.embeddings}
@@ -143,7 +171,8 @@ def _new_record(
             threads=torch.get_num_threads(),
             sha256={
                 **{name: file_sha256(path) for name, path in given.items() if path is not None},
-                "data": _fingerprint([*splits.train, *splits.val]),
+                # The first process compares and writes; the others need not read every picture, too.
+                "data": _fingerprint([*splits.train, *splits.val]) if world.is_first else None,
             },
         ),
         data=TrainingData(
@@ -168,9 +197,9 @@ def _fingerprint(images: Sequence[CaptionedImage]) -> str:
 
 
 def _identity(record: TrainingRecord) -> dict[str, Any]:
-    """What decides the weights."""
+    """What decides the weights; the recipe's own account of itself does not."""
     return {
-        **record.config,
+        **{name: value for name, value in record.config.items() if name != "source"},
         **{f"SHA-256 of {name}": hash for name, hash in record.provenance.sha256.items()},
     }
 
@@ -181,8 +210,9 @@ def _prepare(store: TrainingStore, record: TrainingRecord, *, fresh: bool) -> No
     if not (path / RECORD).is_file():
         return
     if fresh:
-        for name in (RECORD, LAST, BEST):
+        for name in (LAST, BEST):
             (path / name).unlink(missing_ok=True)
+        store.write_training(record)  # whatever comes next, the folder stays a training's
         return
     mine = json.loads(json.dumps(_identity(record)))
     theirs = _identity(store.read_training())
@@ -199,12 +229,7 @@ def _captioner(
 ) -> tuple[Captioner, str, list[str]]:
     """The captioner before the first step, where its trunk's weights are from, and what a reader must know of it."""
     if start is not None:
-        checkpoint = load_checkpoint(start)
-        if config.embeddings:
-            raise ConfigError(
-                "--start and --embeddings were both given; a checkpoint brings its own embeddings"
-            )
-        return checkpoint.captioner, f"the checkpoint {start.name}", list(checkpoint.warnings)
+        return _started(config, start)
     trunk = trunk_weights(config.encoder, config.encoder_weights, is_trial=is_trial, world=world)
     vocabulary = Vocabulary.from_captions(
         (split_words(reference) for image in splits.train for reference in image.references),
@@ -214,6 +239,26 @@ def _captioner(
     if config.embeddings:
         say(start_embeddings(captioner, config.embeddings))
     return captioner, trunk.origin, [trunk.warning] if trunk.warning else []
+
+
+def _started(config: TrainingConfig, start: Path) -> tuple[Captioner, str, list[str]]:
+    if config.embeddings:
+        raise ConfigError("--start and --embeddings were both given; a checkpoint brings its own embeddings")
+    weights = config.encoder_weights
+    is_file = weights is not None and Path(weights).is_file()
+    checkpoint = load_checkpoint(start, encoder_weights=weights if is_file else None)
+    captioner, kind = checkpoint.captioner, checkpoint.captioner.encoder_config.name
+    if captioner.vocabulary.unk is None:
+        raise ConfigError(
+            f"{start.name} has no token for unknown words, which the captions to train on may hold; "
+            "start from another checkpoint"
+        )
+    if kind != config.encoder and any(stage.trained_from for stage in config.stages):
+        raise ConfigError(
+            f"{start.name} has the encoder {kind}, and the recipe trains a part of {config.encoder}; "
+            "give another --preset"
+        )
+    return captioner, f"the checkpoint {start.name}", list(checkpoint.warnings)
 
 
 def build_captioner(

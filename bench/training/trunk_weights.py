@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.distributed import World, broadcast
+from bench.distributed import World, broadcast, together
 from bench.progress import say
 from bench.provenance import file_sha256
 from models.errors import CheckpointError
@@ -43,7 +43,11 @@ def trunk_weights(encoder: str, weights: str | None, *, is_trial: bool, world: W
         The same in every process. Weights that a real training can't have are a `CheckpointError`; names of no weights
         are left to `build_encoder`.
     """
-    return broadcast(_obtained(encoder, weights, is_trial=is_trial) if world.is_first else _RANDOM)
+    found = _RANDOM
+    with together():
+        if world.is_first:
+            found = _obtained(encoder, weights, is_trial=is_trial)
+    return broadcast(found)
 
 
 _RANDOM = TrunkWeights(None, RANDOM_WEIGHTS, None)

@@ -11,9 +11,9 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 
-from bench.distributed import World, broadcast, gather
+from bench.distributed import World, broadcast, gather, together
 from bench.errors import JavaError
-from bench.progress import track
+from bench.progress import say, track
 from bench.scoring.captions import CaptionTokenizer
 from bench.scoring.cider import CiderD
 from bench.scoring.java import Deadline, find_java
@@ -99,10 +99,12 @@ class Validator:
                 loss, None, None, None, len(examples)
             )  # nothing can be decoded with such weights
         scores: tuple[float | None, float, float] | None = None
-        if self._world.is_first:
-            self._judge = self._judge or _Judge(examples.references)
-            cider, bleu4 = self._judge([caption for block in ordered for caption in block.captions])
-            scores = cider, bleu4, self._judge([caption for block in ordered for caption in block.forced])[1]
+        with together():
+            if self._world.is_first:
+                self._judge = self._judge or _Judge(examples.references)
+                cider, bleu4 = self._judge([caption for block in ordered for caption in block.captions])
+                forced = self._judge([caption for block in ordered for caption in block.forced])[1]
+                scores = cider, bleu4, forced
         scores = broadcast(scores)
         assert scores is not None
         return Validation(loss, *scores, len(examples))
@@ -152,13 +154,20 @@ class _Judge:
             self._tokenizer = CaptionTokenizer(find_java())
         except JavaError:
             self._tokenizer = CaptionTokenizer(None)
-        texts = [text for captions in references for text in captions]
-        tokens = iter(self._split(texts))
-        self._references = [[Ngrams(next(tokens)) for _ in captions] for captions in references]
+        self._texts = references
+        self._read()
+
+    def _read(self) -> None:
+        tokens = iter(self._split([text for captions in self._texts for text in captions]))
+        self._references = [[Ngrams(next(tokens)) for _ in captions] for captions in self._texts]
         self._cider = CiderD(self._references)
 
     def __call__(self, captions: Sequence[str]) -> tuple[float | None, float]:
+        tokenizer = self._tokenizer.name
         said = [Ngrams(text) for text in self._split(captions)]
+        if self._tokenizer.name != tokenizer:  # Java failed: both sides are split by the same program, always
+            say(f"WARNING: captions are split into words by Python from here on: {self._tokenizer.failure}")
+            self._read()
         pairs = list(zip(said, self._references, strict=True))
         counts = np.array([bleu_statistics(caption, references) for caption, references in pairs])
         bleu4 = float(bleu(counts.sum(axis=0, keepdims=True).astype(float))[0, 3])
