@@ -83,7 +83,10 @@ def checkpoint_file(path: Path) -> Path:
     Returns:
         Of such a directory, its best checkpoint; anything else, as it is.
     """
-    return path / BEST if (path / BEST).is_file() else path
+    try:
+        return path / BEST if (path / BEST).is_file() else path
+    except OSError:  # a name that no file can have; opening it says so
+        return path
 
 
 def encoder_weights(path: Path) -> dict[str, Tensor]:
