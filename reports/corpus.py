@@ -94,20 +94,23 @@ def by_images(*frames: pd.DataFrame) -> Iterator[SameImages]:
     assert all(frame.index.is_unique for frame in frames), "one row per image: rows of one image are alike"
     names = [name for name in metric_names(frames[0]) if all(name in frame for frame in frames)]
     columns = list(dict.fromkeys(column for name in names for column in (name, *statistics_of(name))))
+    orders = [frame.index.argsort() for frame in frames]
+    # Column by column, and rows are left out only where there are such: a copy of everything is many megabytes.
     values = [
-        dict(zip(columns, frame[columns].sort_index().to_numpy(np.float64).T, strict=True))
-        for frame in frames
+        {column: frame[column].to_numpy(np.float64)[order] for column in columns}
+        for frame, order in zip(frames, orders, strict=True)
     ]
     groups: dict[bytes, list[str]] = {}
     for name in names:
-        needed = np.stack([value[column] for value in values for column in (name, *statistics_of(name))])
-        groups.setdefault(np.isfinite(needed).all(axis=0).tobytes(), []).append(name)
+        needed = (np.isfinite(value[c]) for value in values for c in (name, *statistics_of(name)))
+        groups.setdefault(np.logical_and.reduce(list(needed)).tobytes(), []).append(name)
     for present, metrics in groups.items():
         rows = np.frombuffer(present, bool)
         if rows.any():
             kept = dict.fromkeys(column for name in metrics for column in statistics_of(name))
+            which = slice(None) if rows.all() else rows
             yield SameImages(
-                metrics, int(rows.sum()), [{c: value[c][rows] for c in kept} for value in values]
+                metrics, int(rows.sum()), [{c: value[c][which] for c in kept} for value in values]
             )
 
 

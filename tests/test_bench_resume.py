@@ -266,7 +266,11 @@ def test_a_picture_that_can_not_be_read_any_more_is_left_out_with_its_reason(tmp
         CaptionedImage(f"{n}.jpg", ("a red circle",), "test", tmp_path / f"photos/Images/{n}.jpg")
         for n in range(3)
     ]
-    store, options, search = RunStore(tmp_path / "run"), ExplainConfig(checks=False), SearchConfig((1,))
+    store, options, search = (
+        RunStore(tmp_path / "run"),
+        ExplainConfig(("grid_gradient",), checks=False),
+        SearchConfig((1,), max_steps=4),
+    )
     decode(tiny, images, store, beam_sizes=(1,), batch_size=3, begin=lambda: None, max_steps=4)
     said = {row.image_id: row for row in store.read_captions()}
     images[1].path.write_bytes(b"garbage")

@@ -1,11 +1,11 @@
 """Scores of captions against references, per image and for the whole set."""
 
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib.metadata import version
 from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from bench.scoring.java import Deadline, find_java
 from bench.scoring.meteor import MAX_WORDS, Meteor
 from bench.scoring.metrics import METRICS, Scores
 from bench.scoring.ngrams import Ngrams, bleu_statistics
+from bench.scoring.prepared import MEANS, PreparedImage, Recent, Tokenised
 from bench.scoring.spice import SpiceJars, find_spice, spice_scores
 from bench.scoring.tally import Cut, Measured, Tally
 from reports.stats import BLEU_STATISTICS, METEOR_STATISTICS, bleu, corpus_scores, meteor
@@ -30,43 +31,6 @@ _REMEMBERED, _PREPARED = 4 * AT_ONCE, AT_ONCE  # captions, a few kB each; images
 _STARTUP = 120.0  # seconds that nobody waits for
 _GRACE = 0.5  # seconds in which a program that missed its deadline is stopped
 _IMAGES_AT_ONCE = 500  # whose references are tokenised together
-
-
-_MEANS = {name: metric.against for name, metric in METRICS.items() if metric.against}
-_K = TypeVar("_K", bound=Hashable)
-_V = TypeVar("_V")
-
-
-class _Image:
-    """An image's references, prepared for every metric."""
-
-    def __init__(self, references: Sequence[str]) -> None:
-        self.references = references
-        self.ngrams = [Ngrams(caption) for caption in references]
-        self.means = [against(references) for against in _MEANS.values()]
-
-
-class _Recent(dict[_K, _V]):
-    """What was found last; what was found before is forgotten when `trim` is called."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-
-    def trim(self) -> None:
-        """Forgets all but the newest."""
-        while len(self) > self._most:
-            del self[next(iter(self))]
-
-
-class _Tokenised(NamedTuple):
-    """References, split into words."""
-
-    texts: TextsByName
-    """By image id."""
-    cut: Cut
-    """Those that were too long."""
-    fixed: CiderD | None
-    """CIDEr's weights, if they don't come from the scored images."""
 
 
 Pair = tuple[str, str]
@@ -124,15 +88,15 @@ class Scorer:
         self._metrics = [name for name in METRICS if name != "SPICE" or self._spice]
         # One thread: it tokenises the references, then it is the only one that talks to METEOR.
         self._background = ThreadPoolExecutor(max_workers=1)
-        self._tokenising: Future[_Tokenised] | None = None
+        self._tokenising: Future[Tokenised] | None = None
         self._preparing: Future[None] | None = None
-        self._images: _Recent[str, _Image] = _Recent(_PREPARED)
+        self._images: Recent[str, PreparedImage] = Recent(_PREPARED)
         self._cider: tuple[bytes, CiderD] | None = None
-        self._counted: _Recent[Pair, list[float]] = _Recent(_REMEMBERED)
-        self._weighed: _Recent[Pair, float] = _Recent(_REMEMBERED)
+        self._counted: Recent[Pair, list[float]] = Recent(_REMEMBERED)
+        self._weighed: Recent[Pair, float] = Recent(_REMEMBERED)
         self._weighed_by: CiderD | None = None
-        self._aligned: _Recent[Pair, list[float]] = _Recent(_REMEMBERED)
-        self._parsed: _Recent[Pair, float] = _Recent(_REMEMBERED)
+        self._aligned: Recent[Pair, list[float]] = Recent(_REMEMBERED)
+        self._parsed: Recent[Pair, float] = Recent(_REMEMBERED)
 
     def __enter__(self) -> Self:
         return self
@@ -146,7 +110,7 @@ class Scorer:
         self._background.shutdown(cancel_futures=True)
 
     def start(self) -> None:
-        """Begins to tokenise the references and to start METEOR, in the background; else `score` does it."""
+        """Begins to tokenise the references and to make METEOR's table, in the background; else `score` does it."""
         if self._tokenising is None:
             self._tokenising = self._background.submit(self._tokenise_references)
             self._preparing = self._background.submit(self._prepare_meteor, Deadline(_STARTUP))
@@ -235,7 +199,7 @@ class Scorer:
         known = [(image_id, text) for (image_id, _), text in zip(pairs, said, strict=True)]
         for image_id, _ in known:
             if image_id not in self._images:
-                self._images[image_id] = _Image(tokens.texts[image_id])
+                self._images[image_id] = PreparedImage(tokens.texts[image_id])
         words = [
             max(len(each.split()) for each in (text, *self._images[image_id].references))
             for image_id, text in known
@@ -243,7 +207,7 @@ class Scorer:
         finish_meteor = self._begin_meteor(known, words, asked="METEOR" not in without)
         counts, means = self._count(known)
         columns = dict(zip((f"BLEU-{order}" for order in range(1, 5)), bleu(counts).T, strict=True))
-        columns |= dict(zip((*_MEANS, *BLEU_STATISTICS), (*means.T, *counts.T), strict=True))
+        columns |= dict(zip((*MEANS, *BLEU_STATISTICS), (*means.T, *counts.T), strict=True))
         columns["CIDEr"] = self._score_cider(cider, known)
         failed: dict[str, str] = {}
         columns |= finish_meteor(failed)
@@ -274,7 +238,8 @@ class Scorer:
         if self._spice and frame["SPICE"].isna().all():
             reasons.setdefault("SPICE", "no caption and reference could be parsed into objects")
         partial = [name for name in self._metrics if frame[name].isna().any()]
-        corpus = corpus_scores(frame.drop(columns=partial))  # of all images, whatever the others lack
+        whole = frame.drop(columns=partial) if partial else frame
+        corpus = corpus_scores(whole)  # of all images, whatever the others lack
         for name in set(partial).difference(reasons):
             corpus |= corpus_scores(frame[[name]])
         return Scores(
@@ -288,7 +253,7 @@ class Scorer:
     def _time_for(self, captions: Sequence[object]) -> Deadline:
         return Deadline(120 + 0.02 * len(captions) if self._deadline is None else self._deadline)
 
-    def _tokenise_references(self) -> _Tokenised:
+    def _tokenise_references(self) -> Tokenised:
         cut = Cut()
         texts = TextsByName(self._tokenised(self._given, cut))
         fixed = None
@@ -296,7 +261,7 @@ class Scorer:
             counted = self._tokenised(self._frequencies.references, Cut())
             fixed = CiderD([Ngrams(text) for text in texts] for _, texts in counted)
             self._frequencies = self._frequencies._replace(references={})
-        return _Tokenised(texts, cut, fixed)
+        return Tokenised(texts, cut, fixed)
 
     def _tokenised(self, given: Mapping[str, Sequence[str]], cut: Cut) -> Iterator[tuple[str, list[str]]]:
         """Images with their tokenised references, in order; notes those that are too long."""
@@ -309,7 +274,7 @@ class Scorer:
                     cut.note(image_id, text)
                 yield image_id, [tokens[text] for text in texts]
 
-    def _tokens(self) -> _Tokenised:
+    def _tokens(self) -> Tokenised:
         assert self._tokenising
         return self._tokenising.result()
 

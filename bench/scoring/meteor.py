@@ -17,6 +17,8 @@ MAX_WORDS = 250
 _PARAPHRASES = FOLDER / "meteor" / "data" / "paraphrase-en.gz"
 _METEOR = ("-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-lower", "-a")
 _NORMALISER = ("-cp", "meteor-1.5.jar", "edu.cmu.meteor.util.Normalizer", "en", "true")
+# What it holds for long is the table; left to itself, Java takes half as much again for what is soon forgotten.
+_HEAP = ("-Xms64m", "-Xmn24m", "-XX:MinHeapFreeRatio=5", "-XX:MaxHeapFreeRatio=10")
 _AT_ONCE = 4_096  # references that are normalised together
 _PLAIN = re.compile("[a-z0-9 ]*").fullmatch
 
@@ -36,12 +38,14 @@ class Meteor(Program):
         folder = FOLDER / "meteor"
         self._temporary = TemporaryDirectory(prefix="gazebench-", ignore_cleanup_errors=True)
         self._table = Path(self._temporary.name, "paraphrases.gz")
-        super().__init__("METEOR", (str(java), *FLAGS, *_METEOR, str(self._table)), folder)
+        super().__init__("METEOR", (str(java), *FLAGS, *_HEAP, *_METEOR, str(self._table)), folder)
         self._normaliser = Program("METEOR's normaliser", (str(java), *SMALL, *_NORMALISER), folder)
         self._ready = False
 
     def prepare(self, references: Iterable[str], *, deadline: Deadline) -> None:
-        """Starts the process for these references, unless that has been done.
+        """Makes the table for these references, unless that has been done; the process starts when it is asked.
+
+        It takes hundreds of megabytes, and captions may be long in coming.
 
         Args:
             references: tokenised; all that captions will be compared with. They are not kept.
@@ -58,7 +62,6 @@ class Meteor(Program):
         except OSError as error:
             raise JavaError(f"METEOR's paraphrases could not be written: {error}") from error
         self._ready = True
-        self.start()
 
     def statistics(
         self, pairs: Sequence[tuple[str, Sequence[str]]], *, deadline: Deadline

@@ -74,6 +74,7 @@ def score(
     heaps = {
         size: _Heap(scorer.weights_at(stock.places(size)), stock.captioned[size].copy()) for size in sizes
     }
+    give_back_memory()
     rows = (row for row in captions if row.caption is not None and heaps[row.beam_size].take(scorer, row))
     with store.writing_scores() as table:
         for chunk in pieces(rows, AT_ONCE):

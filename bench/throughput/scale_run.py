@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
-from bench.throughput.photographs import english, write_captioner, write_photographs
+from bench.throughput.photographs import KNOWN, english, write_captioner, write_photographs
 
 BEAM_SIZES = (1, 3, 5)
 _PAUSE = 0.05  # seconds between two looks
@@ -61,7 +61,7 @@ def measure(images: int, folder: Path, *, options: tuple[str, ...] = ()) -> Foot
     """
     data = folder / f"data-{images}"
     if not (data / "captions.json").exists():
-        words = english(24_000)
+        words = english(KNOWN)
         write_photographs(data, images, words=words)
         write_captioner(folder / "captioner.safetensors", words=words)
     run = folder / f"run-{images}"
@@ -137,7 +137,7 @@ def _divide(
 
 
 def _family(pid: int) -> list[int]:
-    """A process and all that it started."""
+    """A process and other programs that it started: what was just forked shows its parent's memory as its own."""
     try:
         children = [
             int(child)
@@ -146,7 +146,15 @@ def _family(pid: int) -> list[int]:
         ]
     except OSError:
         return [pid]
-    return [pid, *(each for child in children for each in _family(child))]
+    others = [child for child in children if _program(child) != _program(pid)]
+    return [pid, *(each for child in others for each in _family(child))]
+
+
+def _program(pid: int) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/exe").readlink())
+    except OSError:
+        return ""
 
 
 def _resident(pid: int) -> int:

@@ -1,6 +1,7 @@
 """A run over as many pictures as COCO's validation set has: memory and time per picture are those of a small one.
 
-`GAZEBENCH_SCALE_IMAGES` sets another number of pictures.
+It takes half an hour and runs when it is asked for: `tox -e bench -- -k scale`. `GAZEBENCH_SCALE_IMAGES` sets another
+number of pictures.
 """
 
 import os
@@ -21,8 +22,10 @@ GROWING = ("decode", "score", "report")
 @pytest.mark.benchmark(group="scale")
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_a_large_run_takes_no_more_memory_than_a_small_one_and_as_much_time_for_each_picture(
-    benchmark, tmp_path
+    benchmark, request, tmp_path
 ):
+    if "scale" not in request.config.getoption("keyword"):
+        pytest.skip("takes half an hour; ask for it with -k scale")
     small = measure(SMALL, tmp_path)
     large = benchmark.pedantic(lambda: measure(LARGE, tmp_path), rounds=1, iterations=1)
     benchmark.extra_info |= {"small": asdict(small), "large": asdict(large)}
