@@ -30,6 +30,7 @@ from reports.records import (
     StageRow,
 )
 from reports.store import RunStore
+from reports.unfinished import Unfinished
 
 
 def decode_images(
@@ -100,7 +101,8 @@ def score_captions(
         seen = {row.image_id: images[scorer.references.place(row.image_id) or 0] for row in rows}
         return caption_facts(rows, seen, ground_truth=truth, training=training)
 
-    ranked = _retrieve(config, captioner, images, stock, stages) if config.retrieval else None
+    unfinished = Unfinished(store.path)
+    ranked = _retrieve(config, captioner, images, stock, stages, unfinished) if config.retrieval else None
     give_back_memory()
     with timed(stages, "score", stock.captions, "captions"):
         scored = score(
@@ -111,6 +113,7 @@ def score_captions(
             search_signature=config.signature,
             unknown_word=record.model.unknown_word if record.model else None,
             facts=with_table(facts, ranked),
+            unfinished=unfinished,
         )
     record = dataclasses.replace(
         record,
@@ -120,6 +123,7 @@ def score_captions(
         stages=added_up(stages),
     )
     store.write_run(record)
+    unfinished.clear()
     return record
 
 
@@ -129,6 +133,7 @@ def _retrieve(
     images: Sequence[CaptionedImage],
     stock: Stock,
     stages: list[StageRow],
+    unfinished: Unfinished,
 ) -> pd.DataFrame:
     """How well the captions of the largest beam size tell their images apart."""
     chosen = {images[place].image_id: place for place in stock.said}
@@ -138,6 +143,7 @@ def _retrieve(
             [images[place] for place in chosen.values()],
             {image_id: stock.said[place] for image_id, place in chosen.items()},
             batch_size=config.images_at_once,
+            unfinished=unfinished,
         )
     beam_size = max(config.search.beam_sizes)
     return found.rename_axis("image_id").reset_index().assign(beam_size=beam_size)

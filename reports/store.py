@@ -40,6 +40,8 @@ from reports.records import (
 from reports.shards import Kind, Places, shards, whole_lines
 from reports.speed import SpeedRecord
 from reports.thumbs import clean_jpeg
+from reports.unfinished import FOLDER as UNFINISHED
+from reports.unfinished import Unfinished
 
 __all__ = ["Explanations", "RunStore", "map_key", "write_atomically"]
 _R = TypeVar("_R", CaptionRow, Failure)
@@ -76,12 +78,13 @@ class RunStore:
         for path in (*thumbs.glob("*.jpg"), *shards(self.path), *files):
             path.unlink(missing_ok=True)
         Parts(self.path).clear()
+        Unfinished(self.path).clear()
         with suppress(OSError):  # there is something else in it, or it is not there
             thumbs.rmdir()
 
     def tidy(self) -> None:
         """Removes what processes that were killed left half written. No other process may be writing to the run."""
-        for folder in (self.path, self.path / "thumbs", self.path / FOLDER):
+        for folder in (self.path, self.path / "thumbs", self.path / FOLDER, self.path / UNFINISHED):
             for path in folder.glob(".*"):
                 if _HALF_WRITTEN.fullmatch(path.name):
                     path.unlink(missing_ok=True)

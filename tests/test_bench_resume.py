@@ -1,12 +1,14 @@
 """Runs that are broken off: nothing that was finished is lost, and what comes out is the same to the last bit."""
 
 import os
+import pkgutil
 import random
 import shutil
 import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_runs import (
@@ -22,6 +24,7 @@ from small_runs import (
     whole_run,
 )
 
+import bench.stages.score
 from bench.config import DEMO_CHECKPOINT, EvalConfig, ExplainConfig, SearchConfig
 from bench.data.base import CaptionData, CaptionedImage
 from bench.data.scenes import make_scene
@@ -34,8 +37,12 @@ from bench.stages.decode import batches_to_do, decode
 from bench.stages.explain import explain
 from bench.stages.intervene import intervene
 from bench.stages.observe import survey
+from bench.stages.retrieve import retrieve
+from bench.stages.score import score
+from bench.stages.stock import take_stock
 from models.formats import load_checkpoint
 from reports.store import RunStore
+from reports.unfinished import Unfinished
 
 KILLS = int(os.environ.get("GAZEBENCH_KILLS", "0"))
 """Runs that are killed at any moment, besides those of each stage."""
@@ -76,7 +83,9 @@ def test_a_run_that_is_killed_in_every_stage_loses_nothing_and_ends_the_same(com
 
     killed_when(start(again), lambda: (out / "captions.jsonl").exists() and not list(out.glob("*.0.*.jsonl")))
 
+    killed_when(start(again), lambda: list(out.glob("unfinished/*.parquet")))
     killed_when(start(again), lambda: len(parts(out)) >= 2)
+    assert not (out / "unfinished").exists()
     assert stage(out, "decode") in (0, len(SIZES) * PICTURES - len(kept)), "a caption was decoded twice"
     scores = (out / "scores.parquet").stat().st_ino
     explained = parts(out)
@@ -238,6 +247,64 @@ def test_a_caption_that_is_lost_comes_back_the_same_to_the_last_bit(captioner, t
     lost = [(images[place].image_id, size) for place, size in ((0, 2), (1, 1), (4, 2))]
     assert sorted((row.image_id, row.beam_size) for row in found) == sorted(lost)
     assert all(row == rows[row.image_id, row.beam_size] for row in found)
+
+
+@pytest.mark.java
+def test_what_was_retrieved_and_scored_before_is_not_found_again(captioner, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench.stages.score, "AT_ONCE", 4)
+    images = [make_scene("test", index) for index in range(6)]
+    store, again, unfinished = RunStore(tmp_path), RunStore(tmp_path / "again"), Unfinished(tmp_path)
+    decode(captioner, images, store, beam_sizes=(1, 2), batch_size=6, begin=lambda: None)
+    said = {row.image_id: row.token_ids for row in store.read_captions()}
+
+    def found(into, unfinished):
+        ranked = retrieve(captioner, images, said, batch_size=4, unfinished=unfinished)
+        with Scorer({image.image_id: image.references for image in images}) as scorer:
+            stock = take_stock(store.iter_captions(), scorer.references)
+            rows = store.iter_captions()
+            scored = score(
+                scorer, rows, stock, into, search_signature="", unknown_word=None, unfinished=unfinished
+            )
+        return ranked, scored, (into.path / "scores.parquet").read_bytes()
+
+    ranked, scored, content = found(store, unfinished)
+    kept = sorted((tmp_path / "unfinished").iterdir())
+    assert len(kept) == 2 + 3
+    kept[0].write_bytes(b"torn")
+    asked = []
+    for what in ("bench.stages.retrieve.caption_log_likelihoods", "bench.scoring.engine.Scorer.measure"):
+        module, _, name = what.rpartition(".")
+        real = pkgutil.resolve_name(what)
+        monkeypatch.setattr(
+            pkgutil.resolve_name(module), name, lambda *a, real=real, **k: asked.append(real) or real(*a, **k)
+        )
+    ranked_again, scored_again, content_again = found(again, unfinished)
+    assert len(asked) == 1, "only what was torn is found again"
+    pd.testing.assert_frame_equal(ranked_again, ranked)
+    assert scored_again == scored
+    assert content_again == content
+    found(again, Unfinished(tmp_path / "other"))
+    assert len(asked) == 1 + 5
+
+
+@pytest.mark.java
+def test_scores_of_a_program_that_failed_are_not_kept(captioner, monkeypatch, tmp_path):
+    images = [make_scene("test", index) for index in range(2)]
+    store, unfinished = RunStore(tmp_path), Unfinished(tmp_path)
+    decode(captioner, images, store, beam_sizes=(1,), batch_size=2, begin=lambda: None)
+    with Scorer({image.image_id: image.references for image in images}, deadline=0) as scorer:
+        stock = take_stock(store.iter_captions(), scorer.references)
+        scored = score(
+            scorer,
+            store.iter_captions(),
+            stock,
+            store,
+            search_signature="",
+            unknown_word=None,
+            unfinished=unfinished,
+        )
+    assert next(row.value for row in scored.metrics if row.name == "METEOR") is None
+    assert not (tmp_path / "unfinished").exists()
 
 
 def test_a_survey_goes_on_where_it_was_broken_off(captioner, tmp_path):

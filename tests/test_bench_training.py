@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,18 @@ def test_training_goes_on_from_a_checkpoint_with_its_words(trained, tmp_path):
     name = "decoder.lstm.weight_hh"
     torch.testing.assert_close(tensors(best)[name], tensors(start)[name], atol=1e-6, rtol=0)
     assert TrainingStore(tmp_path / "run").read_training().model.weights == "the checkpoint best.safetensors"
+
+
+def test_with_one_validation_image_a_start_is_judged_by_the_loss_and_that_is_what_is_said(
+    trained, tmp_path, capsys
+):
+    config = staged(rested(epochs=1, learning_rate=1e-30, schedule="constant"))
+    trained_on(few_scenes(16, 1), config, tmp_path / "run", start=trained / "best.safetensors")
+    told = capsys.readouterr().err
+    assert re.search(
+        r"before the first step: validation loss of \d\.\d{3} nats per word over 1 image\n", told
+    )
+    assert "no epoch surpassed the validation loss of " in told
 
 
 def test_unreadable_pictures_are_left_out_said_and_listed(tmp_path, capsys):

@@ -147,6 +147,11 @@ class Scorer:
         """Of what it measures, in order: metrics, then the statistics that corpus scores are made of."""
         return [*self._metrics, *BLEU_STATISTICS, *METEOR_STATISTICS]
 
+    @property
+    def tokenizer(self) -> str:
+        """The name of what splits captions into words at present."""
+        return self._tokenizer.name
+
     def places(self, image_ids: Iterable[str]) -> Int[np.ndarray, " image"]:
         """Where images stand among those that have references.
 

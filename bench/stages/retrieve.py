@@ -6,13 +6,13 @@ from contextlib import suppress
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 
 from bench.data.base import CaptionedImage
 from bench.progress import track
 from models.captioner import Captioner
 from models.errors import PictureError
 from models.likelihood import caption_log_likelihoods
+from reports.unfinished import Unfinished
 
 TIE_NATS = 1e-4
 """Images whose log-likelihoods differ by less are as likely as each other. In float32, a picture's differ by 1e-5, and
@@ -26,6 +26,7 @@ def retrieve(
     captions: Mapping[str, tuple[int, ...]],
     *,
     batch_size: int,
+    unfinished: Unfinished | None = None,
 ) -> pd.DataFrame:
     """Ranks the own image of each caption among all images by log p(caption | image).
 
@@ -37,6 +38,7 @@ def retrieve(
         images: the candidates.
         captions: token ids by image id, `<end>` included where a caption has it; each of one of `images`.
         batch_size: images encoded at once.
+        unfinished: of the run, keeps what was found of each batch; None to keep nothing.
 
     Returns:
         One row per caption, by image_id, in the order of `images`: `retrieval_above`, how many images the model finds
@@ -44,20 +46,33 @@ def retrieve(
         `retrieval_images`, the number of candidates. NaN if a likelihood is not a number.
     """
     assert captions.keys() <= {image.image_id for image in images}
-    candidates: list[str] = []
-    blocks: list[Float[np.ndarray, "caption image"]] = []
+    blocks = [pd.DataFrame(index=range(len(captions)))]
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     for batch in track(batches, total=len(batches), label="retrieving", unit="batches"):
-        pixels = {}
-        for image in batch:
-            with suppress(PictureError):
-                pixels[image.image_id] = captioner.preprocessing(image.picture())
-        if pixels:
-            annotations = captioner.encode(torch.stack([*pixels.values()]).to(captioner.device))
-            blocks.append(caption_log_likelihoods(captioner, annotations, [*captions.values()]).cpu().numpy())
-            candidates += pixels
-    likelihoods = np.concatenate(blocks, axis=1) if blocks else np.empty((len(captions), 0))
-    return ranks(pd.DataFrame(likelihoods, index=[*captions], columns=candidates))
+        ids = [image.image_id for image in batch]
+        asked = ("retrieve", ids, [*captions.items()])
+        block = unfinished.read(*asked) if unfinished else None
+        if block is None:
+            block = _log_likelihoods(captioner, batch, [*captions.values()])
+            if unfinished:
+                unfinished.write(block, *asked)
+        blocks.append(block.set_axis([ids[int(str(place))] for place in block], axis=1))
+    return ranks(pd.concat(blocks, axis=1).set_axis([*captions]))
+
+
+def _log_likelihoods(
+    captioner: Captioner, images: Sequence[CaptionedImage], captions: Sequence[tuple[int, ...]]
+) -> pd.DataFrame:
+    """Rows are captions; columns are images that can be read, named after their places among these."""
+    pixels = {}
+    for place, image in enumerate(images):
+        with suppress(PictureError):
+            pixels[str(place)] = captioner.preprocessing(image.picture())
+    if not pixels:
+        return pd.DataFrame(index=range(len(captions)))
+    annotations = captioner.encode(torch.stack([*pixels.values()]).to(captioner.device))
+    found = caption_log_likelihoods(captioner, annotations, captions).cpu().numpy()
+    return pd.DataFrame(found, columns=[*pixels])
 
 
 def ranks(likelihoods: pd.DataFrame) -> pd.DataFrame:

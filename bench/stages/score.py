@@ -14,8 +14,8 @@ from bench.pieces import pieces
 from bench.progress import say
 from bench.scoring import METRICS, Frequencies, Scorer, Scores
 from bench.scoring.cider import CiderD
-from bench.scoring.engine import AT_ONCE
-from bench.scoring.tally import Tally
+from bench.scoring.engine import AT_ONCE, Pair
+from bench.scoring.tally import Measured, Tally
 from bench.scoring.variety import Described, Said, retrieval, variety
 from bench.stages.attention_seen import AttentionSeen
 from bench.stages.facts import KEPT, NO_FACTS, Facts
@@ -24,6 +24,7 @@ from models.vocabulary import split_words
 from reports.records import FROM_FILE, CaptionRow, MetricRow
 from reports.stats import Interval, metric_intervals, ratio_interval, share_interval
 from reports.store import RunStore
+from reports.unfinished import Unfinished
 
 ALARMING_SHARE = 0.5
 """A run with more collapsed captions than this is warned of."""
@@ -55,6 +56,7 @@ def score(
     search_signature: str,
     unknown_word: str | None,
     facts: Facts = NO_FACTS,
+    unfinished: Unfinished | None = None,
 ) -> Scored:
     """Scores every beam size and writes scores.parquet, with no more than some hundred images in memory.
 
@@ -66,6 +68,7 @@ def score(
         search_signature: how the captions were searched for.
         unknown_word: what the model says for words that it does not know.
         facts: what else is known of captions.
+        unfinished: of the run, keeps what was measured of some captions; None to keep nothing.
 
     Returns:
         Corpus scores, with intervals.
@@ -78,7 +81,7 @@ def score(
     rows = (row for row in captions if row.caption is not None and heaps[row.beam_size].take(scorer, row))
     with store.writing_scores() as table:
         for chunk in pieces(rows, AT_ONCE):
-            table.append(_measured(scorer, chunk, heaps, facts, unknown_word))
+            table.append(_measured(scorer, chunk, heaps, facts, unknown_word, unfinished))
     give_back_memory()
     metrics: list[MetricRow] = []
     warnings: list[str] = []
@@ -135,6 +138,7 @@ def _measured(
     heaps: Mapping[int, _Heap],
     facts: Facts,
     unknown_word: str | None,
+    unfinished: Unfinished | None,
 ) -> pd.DataFrame:
     """Some rows of scores.parquet."""
     frames = []
@@ -146,9 +150,12 @@ def _measured(
         if not ours:
             continue
         failed = {name for heap in heaps.values() for name in heap.tally.failed}
-        measured = scorer.measure(
-            [(rows[n].image_id, rows[n].caption or "") for n in ours], cider, without=failed
-        )
+        pairs = [(rows[n].image_id, rows[n].caption or "") for n in ours]
+        measured = _kept(unfinished, scorer, pairs, cider) if unfinished else None
+        if measured is None:
+            measured = scorer.measure(pairs, cider, without=failed)
+            if unfinished and not failed | measured.failed.keys():
+                _keep(unfinished, scorer, pairs, cider, measured)
         for size, heap in heaps.items():
             if heap.cider is cider:
                 here = set(places[size])
@@ -159,6 +166,30 @@ def _measured(
     keys = pd.DataFrame({"image_id": [r.image_id for r in rows], "beam_size": [r.beam_size for r in rows]})
     own = _facts(rows, unknown_word)
     return pd.concat([keys, pd.concat(frames).sort_index(), own, facts(rows)], axis=1)
+
+
+_LONGEST, _REFERENCES = "longest", "references"
+
+
+def _asked(scorer: Scorer, pairs: Sequence[Pair], cider: CiderD) -> tuple[object, ...]:
+    return "score", scorer.tokenizer, scorer.columns, cider.images, pairs
+
+
+def _keep(
+    unfinished: Unfinished, scorer: Scorer, pairs: Sequence[Pair], cider: CiderD, measured: Measured
+) -> None:
+    table = measured.columns.assign(**{_LONGEST: measured.words, _REFERENCES: measured.references})
+    unfinished.write(table, *_asked(scorer, pairs, cider))
+
+
+def _kept(unfinished: Unfinished, scorer: Scorer, pairs: Sequence[Pair], cider: CiderD) -> Measured | None:
+    """What was measured before the run was broken off."""
+    table = unfinished.read(*_asked(scorer, pairs, cider))
+    if table is None:
+        return None
+    longest, references = (table.pop(name).tolist() for name in (_LONGEST, _REFERENCES))
+    table.index = pd.Index([image_id for image_id, _ in pairs], name="image_id")
+    return Measured(table, [caption for _, caption in pairs], longest, references, {})
 
 
 def _facts(rows: Sequence[CaptionRow], unknown_word: str | None) -> pd.DataFrame:

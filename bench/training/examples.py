@@ -164,7 +164,8 @@ def read_examples(
     rows = tuple(row for row in range(len(told)) if row not in unread)
     if not rows:
         raise DataError(
-            "no picture with a caption could be read, so there is nothing to train on; check the data set"
+            f"{label}: none with a caption could be read, so there is nothing to train on, or to judge by; check the "
+            "data set"
         )
     words = captioner.vocabulary.words
     return Examples(

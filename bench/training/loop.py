@@ -84,8 +84,8 @@ class Training:
     def _warn_if_in_vain(self) -> None:
         if self.progress.best is None:
             warning = (
-                f"no epoch surpassed the {self.config.selection} of {self.progress.score_before:.3f} of the checkpoint "
-                "that the training started from; best.safetensors holds that checkpoint's weights"
+                f"no epoch surpassed the {self._told_score(self.progress.score_before)} of the checkpoint that the "
+                "training started from; best.safetensors holds that checkpoint's weights"
             )
             say(f"WARNING: {warning}")
             self.record = dataclasses.replace(self.record, warnings=(*self.record.warnings, warning))
@@ -148,9 +148,8 @@ class Training:
         found = validator(self.captioner, examples, "validation before the first step")
         self.progress.score_before = score = self._score(found.cider, found.bleu4, found.loss)
         if self._world.is_first:
-            say(
-                f"before the first step: {self.config.selection} {score:.3f} of beam search over {found.images} images"
-            )
+            images = "1 image" if found.images == 1 else f"{found.images} images"
+            say(f"before the first step: {self._told_score(score)} over {images}")
             self._keeper.save_best(self.captioner, self.progress, self._about())
             self._save(steps)
 
@@ -253,6 +252,13 @@ class Training:
         """What weights are chosen by; the loss where the chosen score can't be computed."""
         score = cider if self.config.selection == "CIDEr" else bleu4
         return -loss if score is None else score
+
+    def _told_score(self, score: float | None) -> str:
+        """A score in words; below 0 is none of CIDEr or BLEU-4, but the loss."""
+        assert score is not None
+        if score < 0:
+            return f"validation loss of {-score:.3f} nats per word"
+        return f"{self.config.selection} of {score:.3f} in beam search"
 
     def _save(self, steps: Steps) -> None:
         self._logs.flush()
