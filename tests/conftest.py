@@ -43,6 +43,14 @@ settings.register_profile("gazebench", deadline=None, database=None)
 settings.load_profile("gazebench")
 
 BEAMS = (1, 3, 5)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: whoever began one as the last would end long after the others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 CLASSES = dict.fromkeys(("red", "blue", "green"), "colour") | dict.fromkeys(("circle", "square"), "shape")
 CLASSES |= {"above": "relation"}
 # Name, label, kind, signed, complete, and how wide the made-up maps spread around the word's place, in cells;

@@ -17,10 +17,9 @@ function worstDown(data, sort) {
 }
 
 /** The state that an address names, or null if it is a plain anchor. Whatever it does not name is as at the start. */
-function readAddress(data, orders) {
-  const hash = location.hash.slice(1);
+function readAddress(data, orders, hash) {
   if (!hash.includes('=')) return null;
-  const given = new URLSearchParams(hash);
+  const given = new URLSearchParams(hash.slice(1));
   const state = startState(data);
   const whole = (name) => (/^\d{1,6}$/.test(given.get(name) ?? '') ? Number(given.get(name)) : null);
   const variant = (name) => {
@@ -211,17 +210,20 @@ function startBrowser(root, data) {
   viewer = createViewer(root, data, state, actions);
   document.addEventListener('keydown', onKey);
   document.addEventListener('click', onLink);
-  const follow = () => {
-    const found = readAddress(data, orders);
+  const follow = (hash) => {
+    const found = readAddress(data, orders, hash);
     if (found) restore(found);
   };
-  addEventListener('hashchange', follow);
+  addEventListener('hashchange', (event) => {
+    clearTimeout(writing); // what was about to be written is of the address before
+    follow(new URL(event.newURL).hash); // unlike the present one, it can't have been written over meanwhile
+  });
   list?.update();
   if (!viewer.modal && data.ids.length) {
     state.image = 0;
     viewer.show();
   }
-  follow();
+  follow(location.hash);
   return list?.fetchPictures();
 }
 
