@@ -13,8 +13,9 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others before it gives up; a process that dies is noticed by torchrun at once."""
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the others before it gives up. One that dies is noticed by torchrun at once; one that
+has more to do may take hours longer."""
 
 
 class World(NamedTuple):

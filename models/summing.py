@@ -155,28 +155,43 @@ class SummedAttention:
         score: nn.Linear,
         activation: Literal["tanh", "relu"],
     ) -> None:
-        self.annotations, self.projected = annotations.detach(), projected.detach()
-        self.score_weight = score.weight.detach().flatten().to(projected.dtype)
-        self.score_bias = score.bias.detach().to(projected.dtype)
-        self.activation = activation
-        self._sums: list[Tensor] = []  # gradients of projected / score_weight, of score_weight and score_bias
-        self._looks: list[tuple[Tensor, Tensor]] = []  # alphas, and gradients of the contexts they gave
-        self._compared = _Compared.apply(self, projected, score.weight, score.bias)
-        self._seen = _Seen.apply(self, annotations) if annotations.requires_grad else None
+        # What the backward pass needs does not refer to what it goes back through, or only the garbage collector would
+        # ever free either.
+        self._sums = sums = _AttentionSums(annotations, projected, score, activation)
+        self._compared = _Compared.apply(sums, projected, score.weight, score.bias)
+        self._seen = _Seen.apply(sums, annotations) if annotations.requires_grad else None
 
     def relevance(self, queries: Float[Tensor, "image beam attention"]) -> Float[Tensor, "image beam cells"]:
         """How relevant every cell of the first images is to each of their queries (eq. 4)."""
-        queries = queries.to(self.projected.dtype)
-        relevance: Tensor = _Relevance.apply(self, self._compared, queries)
+        queries = queries.to(self._sums.projected.dtype)
+        relevance: Tensor = _Relevance.apply(self._sums, self._compared, queries)
         return relevance
 
     def context(self, alpha: Float[Tensor, "image beam cells"]) -> Float[Tensor, "image beam dim"]:
         """What the first images' beams see."""
-        alpha = alpha.to(self.annotations.dtype)
+        alpha = alpha.to(self._sums.annotations.dtype)
         if self._seen is None:
-            return torch.bmm(alpha, self.annotations[: len(alpha)])
-        context: Tensor = _Context.apply(self, self._seen, alpha)
+            return torch.bmm(alpha, self._sums.annotations[: len(alpha)])
+        context: Tensor = _Context.apply(self._sums, self._seen, alpha)
         return context
+
+
+class _AttentionSums:
+    """The images, and the sums over steps that the way back makes of them."""
+
+    def __init__(
+        self,
+        annotations: Float[Tensor, "image cells dim"],
+        projected: Float[Tensor, "image cells attention"],
+        score: nn.Linear,
+        activation: Literal["tanh", "relu"],
+    ) -> None:
+        self.annotations, self.projected = annotations.detach(), projected.detach()
+        self.score_weight = score.weight.detach().flatten().to(projected.dtype)
+        self.score_bias = score.bias.detach().to(projected.dtype)
+        self.activation = activation
+        self.sums: list[Tensor] = []  # gradients of projected / score_weight, of score_weight and score_bias
+        self.looks: list[tuple[Tensor, Tensor]] = []  # alphas, and gradients of the contexts they gave
 
     def mix(
         self,
@@ -198,11 +213,11 @@ class SummedAttention:
         self, gradient: Float[Tensor, "image beam cells"], queries: Float[Tensor, "image beam attention"]
     ) -> Tensor:
         """Adds a step's share to the sums; the gradient of `queries`."""
-        if not self._sums:
+        if not self.sums:
             dtype = torch.promote_types(self.projected.dtype, torch.float32)
             parts = self.projected, self.score_weight, self.score_bias
-            self._sums = [torch.zeros_like(part, dtype=dtype) for part in parts]
-        of_projected, of_weight, of_bias = self._sums
+            self.sums = [torch.zeros_like(part, dtype=dtype) for part in parts]
+        of_projected, of_weight, of_bias = self.sums
         of_bias += gradient.sum()
         of_queries = torch.empty_like(queries)
         for part in self.slices(queries):
@@ -219,47 +234,45 @@ class SummedAttention:
 
 class _Compared(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, attention: SummedAttention, projected: Tensor, _weight: Tensor, _bias: Tensor
-    ) -> Tensor:
-        ctx.attention = attention
+    def forward(ctx: Any, sums: _AttentionSums, projected: Tensor, _weight: Tensor, _bias: Tensor) -> Tensor:
+        ctx.sums = sums
         return projected.new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, _gradient: Tensor) -> tuple[Tensor | None, ...]:
-        attention = ctx.attention
-        of_projected, of_weight, of_bias = attention._sums
-        attention._sums = []
-        return None, of_projected.mul_(attention.score_weight), of_weight.unsqueeze(0), of_bias
+        sums = ctx.sums
+        of_projected, of_weight, of_bias = sums.sums
+        sums.sums = []
+        return None, of_projected.mul_(sums.score_weight), of_weight.unsqueeze(0), of_bias
 
 
 class _Relevance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, attention: SummedAttention, _compared: Tensor, queries: Tensor) -> Tensor:
-        ctx.attention = attention
+    def forward(ctx: Any, sums: _AttentionSums, _compared: Tensor, queries: Tensor) -> Tensor:
+        ctx.sums = sums
         ctx.save_for_backward(queries)
-        relevance = queries.new_empty(*queries.shape[:2], attention.projected.shape[1])
-        for part in attention.slices(queries):
-            mixed = attention.mix(queries[part], attention.projected[part])
-            torch.matmul(mixed, attention.score_weight, out=relevance[part])
-        return relevance.add_(attention.score_bias)
+        relevance = queries.new_empty(*queries.shape[:2], sums.projected.shape[1])
+        for part in sums.slices(queries):
+            mixed = sums.mix(queries[part], sums.projected[part])
+            torch.matmul(mixed, sums.score_weight, out=relevance[part])
+        return relevance.add_(sums.score_bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (queries,) = ctx.saved_tensors
-        return None, gradient.new_zeros(()), ctx.attention.add(gradient, queries)
+        return None, gradient.new_zeros(()), ctx.sums.add(gradient, queries)
 
 
 class _Seen(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, attention: SummedAttention, annotations: Tensor) -> Tensor:
-        ctx.attention = attention
+    def forward(ctx: Any, sums: _AttentionSums, annotations: Tensor) -> Tensor:
+        ctx.sums = sums
         return annotations.new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, _gradient: Tensor) -> tuple[Tensor | None, ...]:
-        looks, images = ctx.attention._looks, len(ctx.attention.annotations)
-        ctx.attention._looks = []
+        looks, images = ctx.sums.looks, len(ctx.sums.annotations)
+        ctx.sums.looks = []
         alphas, contexts = (
             torch.cat([nn.functional.pad(p, (0, 0, 0, 0, 0, images - len(p))) for p in parts], dim=1)
             for parts in zip(*looks, strict=True)
@@ -269,18 +282,17 @@ class _Seen(torch.autograd.Function):
 
 class _Context(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, attention: SummedAttention, _seen: Tensor, alpha: Tensor) -> Tensor:
-        ctx.attention = attention
+    def forward(ctx: Any, sums: _AttentionSums, _seen: Tensor, alpha: Tensor) -> Tensor:
+        ctx.sums = sums
         ctx.save_for_backward(alpha)
-        return torch.bmm(alpha, attention.annotations[: len(alpha)])
+        return torch.bmm(alpha, sums.annotations[: len(alpha)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (alpha,) = ctx.saved_tensors
-        annotations = ctx.attention.annotations[: len(alpha)]
-        gradient = gradient.to(
-            annotations.dtype
-        )  # autocast multiplied in fewer bits, and is off on the way back
-        ctx.attention._looks.append((alpha, gradient))
+        annotations = ctx.sums.annotations[: len(alpha)]
+        # Autocast multiplied in fewer bits, and is off on the way back.
+        gradient = gradient.to(annotations.dtype)
+        ctx.sums.looks.append((alpha, gradient))
         of_alpha = torch.bmm(gradient, annotations.transpose(1, 2))
         return None, gradient.new_zeros(()), of_alpha

@@ -184,6 +184,35 @@ def test_with_one_validation_image_a_start_is_judged_by_the_loss_and_that_is_wha
     assert "no epoch surpassed the validation loss of " in told
 
 
+def test_a_start_brings_its_layers_and_its_view_and_the_record_says_them(trained, tmp_path):
+    config = staged(rested(epochs=1), decoder={"hidden_dim": 999, "gate": "none"}, grid=2)
+    best = trained_on(few_scenes(16, 4), config, tmp_path / "run", start=trained / "best.safetensors")
+    recorded, captioner = (
+        TrainingStore(tmp_path / "run").read_training().config,
+        load_checkpoint(best).captioner,
+    )
+    assert recorded["decoder"]["hidden_dim"] == captioner.decoder.config.hidden_dim == 128
+    assert recorded["decoder"]["gate"] == captioner.decoder.config.gate == "scalar"
+    assert recorded["grid"] == captioner.encoder_config.grid == 14
+    assert recorded["preprocessing"]["size"] == 112
+
+
+def test_pictures_that_are_not_there_are_said_and_stand_in_the_record(tmp_path, capsys):
+    data = dataclasses.replace(few_scenes(16, 4), missing=("gone.jpg", "lost.jpg"), warnings=("odd file",))
+    trained_on(data, staged({"epochs": 1}), tmp_path / "run")
+    told, record = capsys.readouterr().err, TrainingStore(tmp_path / "run").read_training()
+    sentence = "2 of the 22 pictures that few scenes names are not there, 'gone.jpg' for one"
+    for each in (sentence, "odd file"):
+        assert f"WARNING: {each}" in told
+        assert any(each in warning for warning in record.warnings)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_torch_can_not_take_is_refused(seed):
+    with pytest.raises(ConfigError, match=rf"--seed is {seed}; expected"):
+        staged(seed=seed)
+
+
 def test_unreadable_pictures_are_left_out_said_and_listed(tmp_path, capsys):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     broken = CaptionedImage("broken.jpg", ("a red circle",), "train", tmp_path / "broken.jpg")
@@ -335,6 +364,38 @@ def test_memory_that_is_too_short_for_one_image_is_an_error_with_a_cure(tmp_path
         steps.step(0, scores=[], baseline=0.0)
 
 
+def test_what_was_validated_before_a_kill_is_not_decoded_again(trained, tmp_path, monkeypatch):
+    captioner = load_checkpoint(trained / "best.safetensors").captioner
+    examples = read_examples(
+        [make_scene("val", number) for number in range(7)],
+        captioner,
+        frozen=False,
+        cache=tmp_path / "cache",
+        world=World(0, 1, 0),
+        label="reading",
+    )
+    monkeypatch.setattr("bench.training.validation._BLOCK", 2)
+    looked = []
+    look = Validator._look
+    monkeypatch.setattr(
+        Validator, "_look", lambda self, *given: looked.append(given[2]) or look(self, *given)
+    )
+    with Validator(beam_size=1, world=World(0, 1, 0), folder=tmp_path) as validator:
+        found = validator(captioner, examples, "validation 1")
+        assert [*map(list, looked)] == [[0, 1], [2, 3], [4, 5], [6]]
+        assert validator(captioner, examples, "validation 1") == found
+        assert len(looked) == 4
+        (kept,) = tmp_path.glob("validation.*")
+        kept.write_bytes(kept.read_bytes()[:-30])  # torn in the last block
+        (tmp_path / "validation.1.jsonl").write_bytes(b'\n["validation 1", 0, ')  # of another process
+        assert validator(captioner, examples, "validation 1") == found
+        assert [*map(list, looked[4:])] == [[6]]
+        validator(captioner, examples, "validation 2")
+        assert len(looked) == 9, "other weights say something else"
+        validator.forget()
+    assert not list(tmp_path.glob("validation.*"))
+
+
 def test_teacher_forced_bleu_is_not_what_beam_search_scores(trained):
     """Planted: a model that says the right word only where the right words came before it."""
     record = TrainingStore(trained).read_training()
@@ -381,6 +442,36 @@ def test_every_recipe_can_be_built_without_weights():
         with torch.device("meta"):
             captioner = build_captioner(config, words)
         assert captioner.grid == (config.grid, config.grid), name
+
+
+def test_weights_begin_as_in_the_programs_that_the_recipes_are_from():
+    vocabulary = Vocabulary.from_captions([["a", "red", "dog"]] * 9)
+    built = {}
+    for name in ("tutorial-flickr30k", "paper-soft"):
+        sizes = {"embedding_dim": 48, "hidden_dim": 64, "attention_dim": 48}
+        config = dataclasses.replace(PRESETS[name], encoder="resnet18", decoder=PRESETS[name].decoder | sizes)
+        torch.manual_seed(0)
+        built[name] = dict(build_captioner(config, vocabulary).decoder.named_parameters())
+    tutorial, paper = built["tutorial-flickr30k"], built["paper-soft"]
+    for name in ("embedding.weight", "output.weight"):
+        assert 0.09 < tutorial[name].abs().max() <= 0.1
+    assert not tutorial["output.bias"].any()
+    assert tutorial["lstm.bias_hh"].any()
+    assert all(not values.any() for values in paper.values() if values.dim() == 1)
+    for name in (
+        "embedding.weight",
+        "annotation_projection.weight",
+        "output_context.weight",
+        "lstm.weight_ih",
+    ):
+        assert paper[name].std().item() == pytest.approx(0.01, rel=0.15), name
+    square = [
+        *paper["lstm.weight_hh"].chunk(4),
+        paper["attention_layers.0.weight"],
+        paper["initial_layers.0.weight"],
+    ]
+    for matrix in square:
+        torch.testing.assert_close(matrix @ matrix.T, torch.eye(len(matrix)), atol=1e-4, rtol=0)
 
 
 def test_no_training_word_is_lost_between_the_captions_and_the_loss(tmp_path):

@@ -18,6 +18,9 @@ from bench.training.cache import BLOCK, BlockCache, Produced
 
 KEY = {"kind": "squares"}
 
+COUNT = 2 * BLOCK + BLOCK // 3
+"""Rows: two whole blocks, and a part of one."""
+
 
 def squares(rows):
     """Row i holds i², in every place."""
@@ -32,7 +35,7 @@ def counting(calls):
     return produce
 
 
-def opened(folder, count=150, **changes):
+def opened(folder, count=COUNT, **changes):
     given = {"key": KEY, "count": count, "row_shape": (2, 3), "dtype": "float32"} | changes
     return BlockCache(folder, given["key"], given["count"], given["row_shape"], given["dtype"])
 
@@ -45,7 +48,7 @@ def filled(folder, **changes):
 
 def test_rows_are_those_that_were_computed_in_any_order(tmp_path):
     cache = filled(tmp_path)
-    order = [149, 0, 64, 63, 64, 127, 128]
+    order = [COUNT - 1, 0, BLOCK, BLOCK - 1, BLOCK, 2 * BLOCK - 1, 2 * BLOCK]
     assert np.array_equal(cache.rows(order), squares(order).rows.astype(np.float32))
     assert cache.rows([]).shape == (0, 2, 3)
 
@@ -59,8 +62,8 @@ def test_nothing_is_computed_twice(tmp_path):
 
 def test_whole_blocks_are_asked_for_and_the_last_may_be_shorter(tmp_path):
     calls = []
-    assert opened(tmp_path).fill(counting(calls), label="first") == 150
-    assert calls == [list(range(64)), list(range(64, 128)), list(range(128, 150))]
+    assert opened(tmp_path).fill(counting(calls), label="first") == COUNT
+    assert calls == [list(range(BLOCK)), list(range(BLOCK, 2 * BLOCK)), list(range(2 * BLOCK, COUNT))]
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
@@ -87,17 +90,17 @@ def test_a_damaged_block_is_computed_again_and_said(tmp_path, capsys, damage):
     damage(cache.folder / "block-000001.bin")
     calls = []
     cache = opened(tmp_path)
-    assert cache.fill(counting(calls), label="again") == 64
-    assert calls == [list(range(64, 128))]
+    assert cache.fill(counting(calls), label="again") == BLOCK
+    assert calls == [list(range(BLOCK, 2 * BLOCK))]
     assert "block-000001.bin is damaged; its rows are computed again" in capsys.readouterr().err
-    assert np.array_equal(cache.rows(range(150)), squares(range(150)).rows)
+    assert np.array_equal(cache.rows(range(COUNT)), squares(range(COUNT)).rows)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"sha256": 3, "failed": {}}', b"\xff"])
 def test_a_block_whose_hash_is_damaged_is_computed_again(tmp_path, content):
     cache = filled(tmp_path)
     (cache.folder / "block-000000.json").write_bytes(content)
-    assert opened(tmp_path).fill(squares, label="again") == 64
+    assert opened(tmp_path).fill(squares, label="again") == BLOCK
 
 
 @pytest.mark.parametrize(
@@ -120,10 +123,12 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
 
 def test_rows_that_could_not_be_computed_are_remembered(tmp_path):
     def produce(rows):
-        return Produced(squares(rows).rows, {row: f"row {row} is bad" for row in rows if row in (3, 130)})
+        return Produced(
+            squares(rows).rows, {row: f"row {row} is bad" for row in rows if row in (3, COUNT - 2)}
+        )
 
     opened(tmp_path).fill(produce, label="reading")
-    assert opened(tmp_path).failed() == {3: "row 3 is bad", 130: "row 130 is bad"}
+    assert opened(tmp_path).failed() == {3: "row 3 is bad", COUNT - 2: f"row {COUNT - 2} is bad"}
 
 
 def test_too_little_room_is_said_before_the_work(tmp_path, monkeypatch):
@@ -147,7 +152,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_leaves_no_half_block(tmp_path,
         with pytest.raises(DataError, match="found the disk full; make room"):
             cache.fill(squares, label="squaring")
     assert [path.name for path in cache.folder.iterdir()] == ["key.json"]
-    assert cache.fill(squares, label="squaring") == 150
+    assert cache.fill(squares, label="squaring") == COUNT
 
 
 CHILD = """

@@ -1,6 +1,9 @@
 """What a training reads: captions, pictures, frozen maps, word vectors, and weights that can't be downloaded."""
 
+import errno
+import os
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,9 +73,24 @@ def test_captions_are_token_ids_that_end_and_those_without_words_are_left_out():
     assert all(vocabulary.start not in ids for ids in found)
 
 
-def test_long_captions_are_cut_to_words_and_still_end():
+def test_a_disk_in_trouble_ends_the_reading_and_costs_no_picture(captioner, tmp_path, monkeypatch):
+    images, real = photographs(tmp_path), Path.read_bytes
+
+    def read_bytes(path):
+        if path == images[1].path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(DataError, match="Input/output error; that need not be the picture's fault"):
+        read(images, captioner, tmp_path)
+    monkeypatch.undo()
+    assert not read(images, captioner, tmp_path).failures
+
+
+def test_captions_that_are_too_long_are_left_out_not_cut():
     vocabulary = Vocabulary.from_captions([WORDS])
-    (ids,) = token_ids(("a red dog left of a bright circle",), vocabulary, 3)
+    (ids,) = token_ids(("a red dog left of a bright circle", "a red dog"), vocabulary, 3)
     assert vocabulary.decode(ids) == ["a", "red", "dog"]
     assert len(ids) == 4
 

@@ -1,5 +1,6 @@
 """Training's way through captions, against the decoder's own step, one caption at a time; every gradient in float64."""
 
+import gc
 from itertools import product
 
 import pytest
@@ -240,3 +241,31 @@ def test_bfloat16_comes_close_to_float32(switches, tuned):
     torch.testing.assert_close(said, expected, atol=0.03, rtol=0)
     assert not torch.equal(said, expected)
     assert torch.nn.functional.cosine_similarity(gradient, wanted, dim=0) > 0.999
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["annotations given", "annotations learned"])
+@pytest.mark.parametrize("attention", ["soft", "uniform"])
+def test_nothing_of_a_step_outlives_it_until_the_garbage_collector_comes(learned, attention):
+    decoder = make_decoder(attention=attention)
+    image, lengths = torch.tensor([0, 1, 1]), torch.tensor([4, 3, 2])
+    token_ids = torch.randint(1, VOCABULARY, (3, 4))
+
+    def step():
+        annotations = torch.randn(2, CELLS, DIM, dtype=torch.float64, requires_grad=learned)
+        found = unroll(decoder, annotations, image, token_ids, lengths, start=START)
+        (decoder.output(found.features).logsumexp(1).sum() + found.alphas.square().sum()).backward()
+        decoder.zero_grad()
+
+    def tensors():
+        return sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
+
+    step()
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        for _ in range(3):
+            step()
+        assert tensors() == before
+    finally:
+        gc.enable()

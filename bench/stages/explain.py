@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.config import ExplainConfig, SearchConfig
 from bench.data.base import CaptionedImage, GroundTruth
-from bench.distributed import barrier, world
+from bench.distributed import barrier, broadcast, together, world
 from bench.errors import ConfigError
 from bench.progress import complain, say, track
 from bench.stages.measures import DRAWS, PIXEL_WORDS, RADIUS, SHIFTS, Asked, measure
@@ -133,11 +133,12 @@ def explain(
         parts=parts,
     )
     tasks = [(number, image, captions[image.image_id]) for number, image in enumerate(images)]
-    mine = tasks[place.rank :: place.size]
-    lacking = [task for task in mine if not parts.path(task[0], task[1].image_id).exists()]
+    with together():  # before any process adds to what is there
+        lacking = [number for number, image, _ in tasks if not parts.path(number, image.image_id).exists()]
+    mine = [tasks[number] for number in broadcast(lacking)[place.rank :: place.size]]
     on_cpu = captioner.device.type == "cpu"
-    results = share_out(_explain_one, work, lacking, workers=workers if on_cpu else 1)
-    for reason in track(results, total=len(lacking), label="explaining", unit="images"):
+    results = share_out(_explain_one, work, mine, workers=workers if on_cpu else 1)
+    for reason in track(results, total=len(mine), label="explaining", unit="images"):
         if reason is not None:
             complain(f"Note: not explained: {reason}")
     barrier()

@@ -23,8 +23,8 @@ from bench.errors import DataError
 from bench.progress import say, track
 from bench.provenance import file_sha256
 
-BLOCK = 64
-"""Rows of a block: 34 MB of a ResNet's maps, 13 MB of pixels."""
+BLOCK = 16
+"""Rows of a block, which is what a kill can cost: 8 MB of a ResNet's maps, 3 MB of pixels."""
 _MANY = 256
 """Blocks whose checking takes so long that progress is shown."""
 

@@ -1,5 +1,6 @@
 """One split as a training reads it: captions as token ids in memory, pictures or a frozen encoder's maps on disk."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def read_examples(
         frozen: whether to keep the encoder's maps instead of the pictures; in float32, before they are pooled to the
             grid.
         cache: folder of all caches.
-        max_words: longer captions are cut; None for any length.
+        max_words: longer captions are left out; None for any length.
         world: this process's place; all processes must call, with the same arguments.
         label: says what is being done, for the progress line.
 
@@ -152,9 +153,8 @@ def read_examples(
         image.image_id: token_ids(image.references, captioner.vocabulary, max_words) for image in images
     }
     told = [image for image in images if captions[image.image_id]]
-    silent = [
-        Failure(image.image_id, "no caption holds a word") for image in images if not captions[image.image_id]
-    ]
+    reason = "no caption holds a word" if max_words is None else f"no caption holds 1 to {max_words} words"
+    silent = [Failure(image.image_id, reason) for image in images if not captions[image.image_id]]
     kept = kept_inputs(told, captioner, frozen=frozen, cache=cache, world=world, label=label)
     unread = kept.failed()
     failures = (*silent, *(Failure(told[row].image_id, reason) for row, reason in unread.items()))
@@ -190,13 +190,14 @@ def token_ids(
     Args:
         references: captions, verbatim.
         vocabulary: the model's words.
-        max_words: longer captions are cut to so many words, and end there; None for any length.
+        max_words: longer captions are left out, too: cut, they would teach to end in the middle; None for any length.
 
     Returns:
         One tuple for each caption that holds a word.
     """
-    said = (split_words(reference)[:max_words] for reference in references)
-    return tuple((*vocabulary.encode(words), vocabulary.end) for words in said if words)
+    most = math.inf if max_words is None else max_words
+    said = map(split_words, references)
+    return tuple((*vocabulary.encode(words), vocabulary.end) for words in said if 0 < len(words) <= most)
 
 
 def _shifted(

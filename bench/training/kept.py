@@ -1,5 +1,6 @@
 """What a training reads again and again is made once: pictures as pixels, or a frozen encoder's maps of them."""
 
+import errno
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from bench.config import digest
 from bench.data.base import CaptionedImage
 from bench.distributed import World, together
+from bench.errors import DataError
 from bench.training.cache import BlockCache, Produced
 from models.captioner import Captioner
 from models.encoder import TrunkEncoder, on_grid
@@ -25,6 +27,8 @@ _Produce: TypeAlias = Callable[[Sequence[int]], Produced]
 
 _AT_A_TIME = {"cpu": 8, "cuda": 64}
 """Images that pass through a frozen encoder together; always as many, since rounding depends on it."""
+_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT})
+"""Errors of reading that are gone when the disk is back, or less is open."""
 _DRAWN_SAMPLE = 8
 """Drawn pictures that are looked at to notice that others are drawn than before."""
 
@@ -88,10 +92,20 @@ def _reader(images: Sequence[CaptionedImage], preprocessing: Preprocessing) -> _
             try:
                 pixels[place] = np.asarray(preprocessing.view(images[row].picture()))
             except PictureError as error:
+                _raise_passing(error)
                 failed[row] = str(error)
         return Produced(pixels, failed)
 
     return read
+
+
+def _raise_passing(error: PictureError) -> None:
+    """Tells a machine in trouble from a bad picture, which would be left out for good."""
+    cause = error.__cause__
+    if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _PASSING):
+        raise DataError(
+            f"{error}; that need not be the picture's fault, so it is not left out: try the same command again"
+        ) from error
 
 
 def _encoder_of(

@@ -132,7 +132,8 @@ class Training:
         steps.part_size = progress.part_size or stage.part_size
         if last is not None:
             last.fill(self.captioner, steps.optimizer)
-        with Validator(beam_size=self.config.validation_beam, world=self._world) as validator:
+        beam_size, folder = self.config.validation_beam, self._folder
+        with Validator(beam_size=beam_size, world=self._world, folder=folder) as validator:
             if self._is_started and progress.score_before is None:
                 self._judge_start(validator, val, steps)
             while not self._is_over(stage, per_epoch, int(total)):
@@ -152,6 +153,7 @@ class Training:
             say(f"before the first step: {self._told_score(score)} over {images}")
             self._keeper.save_best(self.captioner, self.progress, self._about())
             self._save(steps)
+            validator.forget()
 
     def _is_over(self, stage: Stage, per_epoch: int, total: int) -> bool:
         """Whether all steps are done and validated, or nothing has become better for too long."""
@@ -209,6 +211,7 @@ class Training:
         if row.is_best:
             self._keeper.save_best(self.captioner, progress, self._about())
         self._save(steps)
+        validator.forget()
         self.record = dataclasses.replace(self.record, epochs=tuple(progress.epochs), best=progress.best)
         self._store.write_training(self.record)
 

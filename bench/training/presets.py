@@ -141,6 +141,7 @@ _FLICKR30K = TrainingConfig(
     },
     min_count=6,  # the tutorial keeps words seen more than 5 times
     max_words=50,
+    initial="tutorial",
     selection="BLEU-4",
     stages=(_TUTORIAL_DECODER,),
 )
@@ -196,6 +197,7 @@ _PAPER_SOFT = TrainingConfig(
     },
     min_count=5,
     max_words=100,
+    initial="paper",
     selection="BLEU-4",
     stages=(
         Stage(

@@ -12,6 +12,7 @@ from bench.errors import ConfigError
 
 Objective = Literal["likelihood", "hard attention", "self-critical"]
 Precision = Literal["float32", "bfloat16"]
+Initial = Literal["torch", "tutorial", "paper"]
 
 _OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "precision": "--precision"}
 """Fields of a stage that an option of `gazebench train` sets, for messages."""
@@ -149,12 +150,16 @@ class TrainingConfig:
     """The captioning network: fields of `models.decoder.DecoderConfig`."""
     encoder_weights: str | None = None
     """torchvision weights to start from, by name or file; none for random ones."""
+    initial: Initial = "torch"
+    """How the decoder's first weights are drawn. torch: as its layers do. tutorial: the same, but embeddings and the
+    output layer between -0.1 and 0.1, its bias 0. paper: matrices of deviation 0.01, square ones orthogonal, biases 0,
+    as in the paper's program."""
     embeddings: Path | None = None
     """Text file of word vectors (GloVe's form) to start the word embeddings from; none for random ones."""
     min_count: int = 1
     """Words seen fewer times in the training captions become `<unk>`."""
     max_words: int | None = None
-    """Longer training captions are cut to so many words; none for any length."""
+    """Longer training captions are left out; none for any length."""
     selection: Literal["CIDEr", "BLEU-4"] = "CIDEr"
     """Score of the validation captions, found by beam search, that decides which weights are best."""
     validation_beam: int = 3
@@ -165,6 +170,8 @@ class TrainingConfig:
     """Seed of initialisation, order, drawn captions, dropout and augmentation."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"--seed is {self.seed}; expected a whole number from 0 to 2^63 - 1")
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ConfigError(

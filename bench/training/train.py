@@ -14,11 +14,12 @@ from bench.batches import is_out_of_memory
 from bench.config import digest
 from bench.data.base import CaptionData, CaptionedImage, data_sha256, references_sha256
 from bench.devices import device_named
-from bench.distributed import World, joined, together
+from bench.distributed import World, broadcast, joined, together
 from bench.errors import ConfigError
 from bench.progress import say
 from bench.provenance import collect_provenance, file_sha256
-from bench.run_directory import locked
+from bench.run_directory import LOCK, locked
+from bench.training.initial import initialise
 from bench.training.loop import Training
 from bench.training.recipe import TrainingConfig
 from bench.training.state import BEST, LAST, Last, Progress
@@ -81,17 +82,17 @@ def train(
     with joined() as world, ExitStack() as stack:
         placed = device_named(device, world)
         splits = _Splits(*(data.select(split)[:limit] for split in ("train", "val")))
+        known = [*data.warnings, *_missing(data)]
+        started = _started(config, start) if start is not None else None
+        if started is not None:  # its words, sizes and view of a picture are those that are trained
+            config = _as_started(config, started.captioner)
         if len(splits.train) < 2 and any(stage.objective == "self-critical" for stage in config.stages):
             raise ConfigError(
                 "--self-critical needs two training images at least, to tell rare words from common ones"
             )
         record = _new_record(config, data, splits, preset, command, limit, max_steps, start, placed, world)
         store = TrainingStore(out)
-        with together():
-            if world.is_first:
-                stack.enter_context(locked(out, kind="training"))
-                _prepare(store, record, fresh=fresh)
-        if (out / RECORD).exists() and store.read_training().status == "finished":
+        if _opened(store, record, stack, world, fresh=fresh):
             if world.is_first:
                 write_training_page(out)  # which may be what a kill left undone
             say(f"{out} holds this training, finished; nothing is left to do")
@@ -100,8 +101,13 @@ def train(
             last = Last(out) if (out / LAST).exists() else None
         torch.manual_seed(config.seed)
         if last is None:
-            is_trial = limit is not None or max_steps is not None
-            captioner, origin, warnings = _captioner(config, splits, start, is_trial, world)
+            if started is None:
+                is_trial = limit is not None or max_steps is not None
+                started = _built(config, splits, is_trial, world)
+            captioner, origin, warnings = started
+            warnings = [*known, *warnings]
+            for warning in known if world.is_first else ():
+                say(f"WARNING: {warning}")
         else:
             captioner, earlier = last.captioner, store.read_training()
             origin, warnings = earlier.model.weights, list(earlier.warnings)
@@ -189,6 +195,17 @@ def _new_record(
     )
 
 
+def _missing(data: CaptionData) -> list[str]:
+    """One sentence if pictures are not there."""
+    if not data.missing:
+        return []
+    total = len(data.missing) + len(data.images)
+    return [
+        f"{len(data.missing):,} of the {total:,} pictures that {data.name} names are not there, "
+        f"{data.missing[0]!r} for one; the training knows nothing of them"
+    ]
+
+
 def _fingerprint(images: Sequence[CaptionedImage]) -> str:
     """Of pictures and captions; drawn pictures follow from their ids."""
     files = [image for image in images if image.path is not None]
@@ -204,14 +221,33 @@ def _identity(record: TrainingRecord) -> dict[str, Any]:
     }
 
 
+def _opened(
+    store: TrainingStore, record: TrainingRecord, stack: ExitStack, world: World, *, fresh: bool
+) -> bool:
+    """Locks the training directory until the stack is closed; whether it holds this training, finished."""
+    finished = False
+    with together():
+        if world.is_first:
+            stack.enter_context(locked(store.path, kind="training"))
+            _prepare(store, record, fresh=fresh)
+            is_known = (store.path / RECORD).exists() and (store.path / BEST).exists()
+            finished = is_known and store.read_training().status == "finished"
+    with together():
+        if not (store.path / LOCK).exists():
+            raise ConfigError(
+                f"{store.path} is not the same folder for all processes; put --out on a disk that they all see"
+            )
+    return broadcast(finished)
+
+
 def _prepare(store: TrainingStore, record: TrainingRecord, *, fresh: bool) -> None:
     """Makes sure that the training directory is empty, or holds this very training."""
     path = store.path
     if not (path / RECORD).is_file():
         return
     if fresh:
-        for name in (LAST, BEST):
-            (path / name).unlink(missing_ok=True)
+        for file in (path / LAST, path / BEST, *path.glob("validation.*.jsonl")):
+            file.unlink(missing_ok=True)
         store.write_training(record)  # whatever comes next, the folder stays a training's
         return
     mine = json.loads(json.dumps(_identity(record)))
@@ -224,12 +260,17 @@ def _prepare(store: TrainingStore, record: TrainingRecord, *, fresh: bool) -> No
         )
 
 
-def _captioner(
-    config: TrainingConfig, splits: _Splits, start: Path | None, is_trial: bool, world: World
-) -> tuple[Captioner, str, list[str]]:
-    """The captioner before the first step, where its trunk's weights are from, and what a reader must know of it."""
-    if start is not None:
-        return _started(config, start)
+class _Started(NamedTuple):
+    """A captioner before the first step."""
+
+    captioner: Captioner
+    origin: str
+    """Where its trunk's weights are from."""
+    warnings: list[str]
+    """What a reader must know of it."""
+
+
+def _built(config: TrainingConfig, splits: _Splits, is_trial: bool, world: World) -> _Started:
     trunk = trunk_weights(config.encoder, config.encoder_weights, is_trial=is_trial, world=world)
     vocabulary = Vocabulary.from_captions(
         (split_words(reference) for image in splits.train for reference in image.references),
@@ -238,15 +279,13 @@ def _captioner(
     captioner = build_captioner(config, vocabulary, weights=trunk.weights)
     if config.embeddings:
         say(start_embeddings(captioner, config.embeddings))
-    return captioner, trunk.origin, [trunk.warning] if trunk.warning else []
+    return _Started(captioner, trunk.origin, [trunk.warning] if trunk.warning else [])
 
 
-def _started(config: TrainingConfig, start: Path) -> tuple[Captioner, str, list[str]]:
+def _started(config: TrainingConfig, start: Path) -> _Started:
     if config.embeddings:
         raise ConfigError("--start and --embeddings were both given; a checkpoint brings its own embeddings")
-    weights = config.encoder_weights
-    is_file = weights is not None and Path(weights).is_file()
-    checkpoint = load_checkpoint(start, encoder_weights=weights if is_file else None)
+    checkpoint = load_checkpoint(start, encoder_weights=config.encoder_weights)
     captioner, kind = checkpoint.captioner, checkpoint.captioner.encoder_config.name
     if captioner.vocabulary.unk is None:
         raise ConfigError(
@@ -258,7 +297,20 @@ def _started(config: TrainingConfig, start: Path) -> tuple[Captioner, str, list[
             f"{start.name} has the encoder {kind}, and the recipe trains a part of {config.encoder}; "
             "give another --preset"
         )
-    return captioner, f"the checkpoint {start.name}", list(checkpoint.warnings)
+    return _Started(captioner, f"the checkpoint {start.name}", list(checkpoint.warnings))
+
+
+def _as_started(config: TrainingConfig, captioner: Captioner) -> TrainingConfig:
+    """The recipe with the layers, the encoder and the view of a picture that a checkpoint has."""
+    decoder = dataclasses.asdict(captioner.decoder.config)
+    del decoder["vocabulary_size"], decoder["annotation_dim"]  # they follow from the words and the encoder
+    return dataclasses.replace(
+        config,
+        encoder=captioner.encoder_config.name,
+        grid=captioner.encoder_config.grid,
+        preprocessing=dataclasses.asdict(captioner.preprocessing),
+        decoder=decoder,
+    )
 
 
 def build_captioner(
@@ -279,9 +331,11 @@ def build_captioner(
         annotation_dim = build_encoder(encoder).annotation_dim
     assert isinstance(annotation_dim, int)
     decoder = DecoderConfig(vocabulary_size=len(vocabulary), annotation_dim=annotation_dim, **config.decoder)
-    return Captioner(
+    captioner = Captioner(
         encoder, decoder, vocabulary, Preprocessing(**config.preprocessing), encoder_weights=weights
     )
+    initialise(captioner.decoder, config.initial)
+    return captioner
 
 
 def _model(captioner: Captioner, config: TrainingConfig, origin: str) -> TrainedModel:

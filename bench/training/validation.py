@@ -4,8 +4,10 @@ Beside them stands the teacher-forced BLEU-4 that training programs like to prin
 each word is chosen with the true words before it in view, and the caption is as long as the reference.
 """
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -59,10 +61,11 @@ class Validator:
     Args:
         beam_size: of the search.
         world: this process's place; images are shared out, and the first process scores.
+        folder: where to keep what was decoded until `forget`, so that a kill does not cost it; None to keep nothing.
     """
 
-    def __init__(self, *, beam_size: int, world: World) -> None:
-        self._beam_size, self._world = beam_size, world
+    def __init__(self, *, beam_size: int, world: World, folder: Path | None = None) -> None:
+        self._beam_size, self._world, self._folder = beam_size, world, folder
         self._judge: _Judge | None = None
 
     def __enter__(self) -> Self:
@@ -78,17 +81,18 @@ class Validator:
         Args:
             captioner: in eval mode, of any process the same.
             examples: of the validation split; the same images each time.
-            label: for the progress line.
+            label: for the progress line; another one for other weights.
 
         Returns:
             The same in every process.
         """
         blocks = [range(i, min(i + _BLOCK, len(examples))) for i in range(0, len(examples), _BLOCK)]
-        mine = blocks[self._world.rank :: self._world.size]
-        found = {
-            block.start: self._look(captioner, examples, block)
-            for block in track(mine, total=len(mine), label=label, unit="batches")
-        }
+        mine, found = blocks[self._world.rank :: self._world.size], {}
+        kept = self._kept(label)
+        for block in track(mine, total=len(mine), label=label, unit="batches"):
+            found[block.start] = kept.get(block.start) or self._look(captioner, examples, block)
+            if block.start not in kept:
+                self._keep(label, block.start, found[block.start])
         everything: dict[int, _Block] = {}
         for part in gather(found):
             everything |= part
@@ -108,6 +112,32 @@ class Validator:
         scores = broadcast(scores)
         assert scores is not None
         return Validation(loss, *scores, len(examples))
+
+    def forget(self) -> None:
+        """Removes what was kept: by one process, when the result is stored and nobody has begun to look again."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return [] if self._folder is None else sorted(self._folder.glob("validation.*.jsonl"))
+
+    def _kept(self, label: str) -> dict[int, _Block]:
+        """What any process decoded of the same weights, by the first image."""
+        found = {}
+        for path in self._files():
+            for line in path.read_bytes().splitlines():
+                try:
+                    of, start, block = json.loads(line)
+                except ValueError:  # torn by a kill
+                    continue
+                if of == label:
+                    found[start] = _Block(*block)
+        return found
+
+    def _keep(self, label: str, start: int, block: _Block) -> None:
+        if self._folder is not None:
+            with (self._folder / f"validation.{self._world.rank}.jsonl").open("a") as file:
+                file.write("\n" + json.dumps([label, start, block]) + "\n")  # the line before may be torn
 
     @torch.no_grad()
     def _look(self, captioner: Captioner, examples: Examples, block: Sequence[int]) -> _Block:

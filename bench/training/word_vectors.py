@@ -1,6 +1,5 @@
 """Word vectors from a text file in GloVe's form (Pennington et al. 2014), which can be far larger than memory."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from models.captioner import Captioner
 from models.vocabulary import Vocabulary
 
 _LONGEST_LINE = 1 << 16
+_LARGEST = torch.finfo(torch.float32).max
 """Bytes; a word and 4,096 numbers of 16 characters."""
 
 
@@ -106,8 +106,8 @@ def _numbers(path: Path, number: int, parts: list[str]) -> list[float]:
         numbers = [float(part) for part in parts]
     except ValueError as error:
         raise DataError(f"{_at(path, number)} holds no number where one was expected ({error})") from error
-    if not all(map(math.isfinite, numbers)):
-        raise DataError(f"{_at(path, number)} holds a number that is not finite")
+    if not all(abs(each) <= _LARGEST for each in numbers):  # neither does NaN
+        raise DataError(f"{_at(path, number)} holds a number that is not finite, or too large for float32")
     return numbers
 
 
