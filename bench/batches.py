@@ -82,6 +82,31 @@ def in_batches(
         complain(f"out of memory with {_images(len(batch))} at once; going on with {size}")
 
 
+class AtOnce:
+    """How many items are computed at once, from one list of them to the next: where memory was short, it will be again.
+
+    Args:
+        size: at the beginning, at least 1.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def compute(self, items: Sequence[T], compute: Callable[[Sequence[T]], R]) -> list[R]:
+        """What `in_batches` yields, whose arguments and errors these are."""
+        sizes: list[int] = []
+
+        def counted(batch: Sequence[T]) -> R:
+            result = compute(batch)
+            sizes.append(len(batch))
+            return result
+
+        found = list(in_batches(items, self.size, counted))
+        if max(sizes, default=self.size) < min(self.size, len(items)):
+            self.size = max(sizes)
+        return found
+
+
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from bench.memory import keep_few_primitives
 
+_FRESH = "start over instead of resuming; leave it out to go on with what it began"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -105,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: one under runs/)")
-    evaluate.add_argument("--fresh", action="store_true", help="start over instead of resuming")
+    evaluate.add_argument("--fresh", action="store_true", help=_FRESH)
 
     train = _command(
         commands,
@@ -335,7 +337,7 @@ def _training_options(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for pixels and maps that are computed once; trainings can share it (default: in --out)",
     )
-    command.add_argument("--fresh", action="store_true", help="start over instead of resuming")
+    command.add_argument("--fresh", action="store_true", help=_FRESH)
 
 
 def _number_or_auto(text: str) -> int | None:

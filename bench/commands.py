@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.command_line import command_line, resuming
 from bench.config import EvalConfig, ExplainConfig, SearchConfig, digest
 from bench.errors import ConfigError, DataError, ScoringError
 from bench.progress import complain, say
@@ -45,8 +46,9 @@ CAPTION_FIELDS = (
 """What `gazebench caption --json` prints of each picture, besides attention and alternatives."""
 
 
+_SAME = "the same command"
 _CURES = {
-    errno.ENOSPC: "; make room, and the same command goes on from there",
+    errno.ENOSPC: "; make room, and {command} goes on from there",
     errno.EROFS: "; expected a folder that can be written: name one with --out",
 }
 
@@ -85,22 +87,32 @@ def run(options: argparse.Namespace) -> int:
     except (*MISTAKES, OSError) as error:
         if options.debug:
             traceback.print_exc()
-        complain(f"gazebench: error: {_sentence(error)}")
+        complain(f"gazebench: error: {_sentence(error, options)}")
         return 2
     except KeyboardInterrupt:
         how = (
-            f"; the same command goes on from here: {_command_line()}" if options.command in RESUMABLE else ""
+            f"; {_resuming(options)} goes on from here: {resuming(command_line())}"
+            if options.command in RESUMABLE
+            else ""
         )
         say(f"interrupted{how}")
         return 130
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Exception, options: argparse.Namespace) -> str:
     """One printable line; what the message quotes may come from a file of a stranger."""
     if not isinstance(error, OSError) or not error.strerror:
         return _one_line(str(error))
     where = "" if error.filename is None else f": {error.filename}"
-    return _one_line(f"{error.strerror}{where}{_CURES.get(error.errno or 0, '')}")
+    command = _resuming(options)
+    if command != _SAME:
+        command += f" ({resuming(command_line())})"
+    return _one_line(f"{error.strerror}{where}{_CURES.get(error.errno or 0, '').format(command=command)}")
+
+
+def _resuming(options: argparse.Namespace) -> str:
+    """The command that goes on with this one, in words; where this one starts over, it is another."""
+    return "this command" if options.command in RESUMABLE and options.fresh else _SAME
 
 
 def _one_line(text: str) -> str:
@@ -118,10 +130,6 @@ def _check_imports() -> None:
         )
 
 
-def _command_line() -> str:
-    return shlex.join(["gazebench", *sys.argv[1:]])
-
-
 def _eval(options: argparse.Namespace) -> None:
     from bench.distributed import joined, together
 
@@ -129,7 +137,7 @@ def _eval(options: argparse.Namespace) -> None:
         with together():
             config = _eval_config(options)
             from bench.runner import evaluate
-        store = evaluate(config, command=_command_line())
+        store = evaluate(config, command=command_line())
     if place.is_first:
         _print_run(store, options)
 
@@ -213,7 +221,7 @@ def _train_now(options: argparse.Namespace, config: "TrainingConfig") -> None:
         data,
         options.out or Path("runs") / _training_name(options, config, data.name, start),
         preset=options.preset,
-        command=_command_line(),
+        command=command_line(),
         limit=options.limit,
         max_steps=options.max_steps,
         start=start,
@@ -304,7 +312,7 @@ def _explain(options: argparse.Namespace) -> int:
         config,
         options.pictures,
         options.out,
-        command=_command_line(),
+        command=command_line(),
         png=options.png,
         with_paths=options.with_paths,
     )
@@ -330,7 +338,7 @@ def _score(options: argparse.Namespace) -> None:
             options.captions,
             options.references,
             options.out,
-            command=_command_line(),
+            command=command_line(),
             frequencies=options.frequencies,
             fresh=options.fresh,
         )
@@ -417,7 +425,7 @@ def _compare(options: argparse.Namespace) -> None:
         beam_size=options.beam_size,
         images=_wanted(options),
         with_paths=options.with_paths,
-        command=_command_line(),
+        command=command_line(),
     )
     if options.json:
         print(as_json(comparison, shown=shown_ids(with_paths=options.with_paths)), end="")

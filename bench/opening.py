@@ -16,7 +16,7 @@ from bench.data.load import load_data
 from bench.devices import device_named
 from bench.distributed import world
 from bench.provenance import collect_provenance, path_sha256
-from bench.run_directory import is_whole, locked, named, prepare
+from bench.run_directory import is_scored_as_a_run, is_whole, locked, named, prepare
 from models.captioner import Captioner
 from models.formats import Checkpoint, load_checkpoint
 from reports.records import (
@@ -78,15 +78,19 @@ def open_run(config: EvalConfig, fitting: EvalConfig, record: RunRecord, stack: 
     size = earlier.config.get("batch_size")
     if config.batch_size is not None or not isinstance(size, int):
         size = fitting.images_at_once
+    if is_scored_as_a_run(store, earlier):
+        record = dataclasses.replace(
+            record,
+            metrics=earlier.metrics,
+            metric_signature=earlier.metric_signature,
+            scoring_warnings=earlier.scoring_warnings,
+        )
     record = dataclasses.replace(
         record,
         config=dict(record.config) | {"batch_size": size},  # it stays, as it decides the last digits
         created=earlier.created,
         images=earlier.images,
         stages=earlier.stages,
-        metrics=earlier.metrics,
-        metric_signature=earlier.metric_signature,
-        scoring_warnings=earlier.scoring_warnings,
         explanations=earlier.explanations,
         warnings=tuple(dict.fromkeys((*record.warnings, *earlier.warnings))),
     )

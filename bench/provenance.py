@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from bench.data.pictures import PICTURE_SUFFIXES
 from bench.errors import JavaError
 from bench.scoring.java import find_java
 from reports.records import GitState, Provenance
@@ -62,13 +63,19 @@ def file_sha256(path: Path) -> str:
 
 
 def path_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes; of a folder, of the names and sizes of the files in it."""
+    """Hex SHA-256 of a file's bytes; of a folder, of the names and bytes of its files, of pictures names and sizes."""
     if not path.is_dir():
         return file_sha256(path)
     files = sorted(
-        (str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file()
+        (str(file.relative_to(path)), _content(file)) for file in path.rglob("*") if file.is_file()
     )
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _content(file: Path) -> str:
+    """What tells a file of a folder from another; pictures that a run looks at are hashed with its data set."""
+    is_picture = file.suffix.lower() in PICTURE_SUFFIXES
+    return str(file.stat().st_size) if is_picture else file_sha256(file)
 
 
 def git_state(folder: Path) -> GitState | None:

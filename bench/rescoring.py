@@ -2,16 +2,17 @@
 
 import dataclasses
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.command_line import resuming
 from bench.data.base import references_sha256
 from bench.data.results import by_reference_id, load_references, load_results
 from bench.data.texts import TextsByName
-from bench.errors import DataError
-from bench.pieces import pieces
-from bench.provenance import collect_provenance, file_sha256
-from bench.run_directory import locked, named, prepare
+from bench.errors import ConfigError, DataError
+from bench.provenance import collect_provenance, file_sha256, path_sha256
+from bench.run_directory import is_scored_as_a_run, locked, named, prepare
 from bench.scoring import Frequencies, Scorer
 from bench.stages.facts import NO_FACTS, with_table
 from bench.stages.score import load_frequencies, score
@@ -28,13 +29,17 @@ from reports.records import (
     RunRecord,
     StageRow,
 )
+from reports.shards import shards
 from reports.store import RunStore
+from reports.unfinished import Unfinished
 
 
 def score_run(path: Path, *, frequencies: Path | None = None) -> RunStore:
     """Scores the captions of a run again and writes its report anew.
 
-    What only the model or the data set can say (true words, retrieval) is kept from the scoring before.
+    What only the model or the data set can say (true words, retrieval) is kept from the scoring before. Where there
+    was none, `gazebench eval` finds it when it finishes the run, and scores once more. A run that has yet to find or to
+    merge captions is a `ConfigError`.
 
     Args:
         path: the run directory.
@@ -51,15 +56,36 @@ def score_run(path: Path, *, frequencies: Path | None = None) -> RunStore:
     with locked(path):
         record, references = store.read_run(), _references(store)
         stock = take_stock(store.iter_captions(), references)
+        _check_whole(store, record, stock)
         if not any(captioned.any() for captioned in stock.captioned.values()):
             raise RunError(f"{path} holds no captions to score; run `gazebench eval` first")
-        record = _score(store, record, stock, references, load_frequencies(frequencies))
+        fixed = load_frequencies(frequencies)
+        is_final = record.status == "finished" or is_scored_as_a_run(store, record)
+        record = _score(store, record, stock, references, fixed)
+        if not is_final:
+            record = dataclasses.replace(record, stages=_unscored(record.stages))
         config = dict(record.config) | {"frequencies": frequencies.name if frequencies else None}
         sha256 = {name: value for name, value in record.provenance.sha256.items() if name != "frequencies"}
         provenance = dataclasses.replace(record.provenance, sha256=sha256 | _frequencies_sha256(frequencies))
+        store.remove_report()
         store.write_run(dataclasses.replace(record, config=config, provenance=provenance))
+        if is_final:  # else `gazebench eval` can do with what was measured
+            Unfinished(path).clear()
         write_report(path)
     return store
+
+
+def _check_whole(store: RunStore, record: RunRecord, stock: Stock) -> None:
+    """Refuses a run that has not all its captions: `gazebench eval` would take their scores for those of all."""
+    sizes = record.config.get("beam_sizes")
+    expected = record.data.images * (len(sizes) if isinstance(sizes, list | tuple) else 1)
+    unmerged = bool(shards(store.path))
+    if unmerged or (record.status != "finished" and stock.captions < expected):
+        state = ", not merged yet" if unmerged else ""
+        raise ConfigError(
+            f"{store.path} holds {stock.captions:,} of {expected:,} captions{state}; finish it first with: "
+            f"{resuming(record.command)}"
+        )
 
 
 def score_file(
@@ -142,23 +168,27 @@ def score_file(
         warnings=(),
     )
     record = named(record, captions.stem)
+    fixed = load_frequencies(frequencies)
     store = RunStore(out or Path("runs") / record.name)
     with locked(store.path):
-        prepare(store, record, fresh=fresh)
-        store.clear()
-        for some in pieces(rows, 1_000):
-            store.append_captions(some)
+        earlier = prepare(store, record, fresh=fresh)
+        if earlier is not None and earlier.status == "finished":
+            store.clear()
+        store.write_run(record)  # else nobody knows whose the captions are
+        store.write_captions(rows)
         texts = TextsByName(given.items())
         stock = take_stock(store.iter_captions(), texts)
-        record = _score(store, record, stock, texts, load_frequencies(frequencies))
+        record = _score(store, record, stock, texts, fixed)
+        store.remove_report()
         store.write_run(dataclasses.replace(record, status="finished"))
+        Unfinished(store.path).clear()
         store.write_throughput(record, record.stages)
         write_report(store.path)
     return store
 
 
 def _frequencies_sha256(spec: Path | None) -> dict[str, str]:
-    return {"frequencies": file_sha256(spec)} if spec is not None and spec.is_file() else {}
+    return {"frequencies": path_sha256(spec)} if spec is not None and spec.exists() else {}
 
 
 def _references(store: RunStore) -> TextsByName:
@@ -190,6 +220,7 @@ def _score(
             search_signature=record.search_signature,
             unknown_word=record.model.unknown_word if record.model else None,
             facts=with_table(NO_FACTS, store.read_scores()),
+            unfinished=Unfinished(store.path),
         )
     stage = StageRow("score", time.perf_counter() - begun, stock.captions, "captions")
     return dataclasses.replace(
@@ -197,5 +228,9 @@ def _score(
         metrics=scored.metrics,
         metric_signature="|".join(filter(None, [scored.signature, record.search_signature])),
         scoring_warnings=scored.warnings,
-        stages=(*(old for old in record.stages if old.name != "score"), stage),
+        stages=(*_unscored(record.stages), stage),
     )
+
+
+def _unscored(stages: Iterable[StageRow]) -> tuple[StageRow, ...]:
+    return tuple(stage for stage in stages if stage.name != "score")

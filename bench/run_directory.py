@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from bench.config import EvalConfig, digest
 from bench.errors import ConfigError
 from reports.records import RunError, RunRecord
+from reports.run_files import half_written, is_left_over, results
 from reports.shards import shards
 from reports.store import RunStore
 
@@ -66,6 +67,9 @@ def locked(path: Path, *, kind: str = "run") -> Iterator[None]:
         ) from None
     try:
         file.write_text(str(os.getpid()))
+        for entry in list(path.iterdir()):  # nobody is writing it now
+            if half_written(entry.name) == _RECORDS[kind]:
+                entry.unlink()
         yield
     finally:
         if _is_empty(path):
@@ -81,10 +85,19 @@ def _is_empty(path: Path) -> bool:
 
 
 def _check_is(kind: str, path: Path) -> None:
-    if not path.exists() or (path.is_dir() and _is_empty(path)):
-        return
-    if not path.is_dir() or not (path / _RECORDS[kind]).is_file():
+    if path.exists() and not (path.is_dir() and _is_ours(kind, path)):
         raise ConfigError(f"{path} exists and is not a {kind} directory; give --out a new or empty folder")
+
+
+def _is_ours(kind: str, path: Path) -> bool:
+    """Whether a folder holds a run or training, or no more than what one leaves that is killed as it begins."""
+    if (path / _RECORDS[kind]).is_file():
+        return True
+    others = [entry for entry in path.iterdir() if entry.name != LOCK]
+    if kind == "training":
+        return all(half_written(entry.name) == _RECORDS[kind] for entry in others)
+    known = results(path)
+    return all(entry in known or is_left_over(entry) for entry in others)
 
 
 def prepare(store: RunStore, record: RunRecord, *, fresh: bool) -> RunRecord | None:
@@ -102,9 +115,14 @@ def prepare(store: RunStore, record: RunRecord, *, fresh: bool) -> RunRecord | N
         ConfigError: if it holds anything else.
     """
     _check_is("run", store.path)
-    if not (store.path / "run.json").is_file():
-        return None
-    if fresh:
+    is_known = (store.path / "run.json").is_file()
+    if not is_known and not fresh and (lost := results(store.path)):
+        raise ConfigError(
+            f"{store.path} holds {lost[0].name}, but no run.json that says of which run; "
+            "give another --out, or --fresh to replace it"
+        )
+    if fresh or not is_known:
+        store.tidy()
         store.clear()
         return None
     earlier = store.read_run()
@@ -157,6 +175,15 @@ def is_whole(store: RunStore, config: EvalConfig, record: RunRecord) -> bool:
 def is_scored(store: RunStore, record: RunRecord) -> bool:
     """Whether all captions of a run are scored."""
     return bool(record.metrics) and holds(store, "scores.parquet")
+
+
+def is_scored_as_a_run(store: RunStore, record: RunRecord) -> bool:
+    """Whether a run's scores are of all its captions, with what only its model and its data set can say of them.
+
+    `gazebench score` finds neither in a run that `gazebench eval` has not scored yet, and notes no such stage then.
+    """
+    is_merged = holds(store, "captions.jsonl") and not shards(store.path)
+    return is_merged and bool(record.metrics) and any(stage.name == "score" for stage in record.stages)
 
 
 def is_explained(store: RunStore, record: RunRecord) -> bool:

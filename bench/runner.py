@@ -28,6 +28,7 @@ from reports.records import (
     RunRecord,
 )
 from reports.store import RunStore
+from reports.unfinished import Unfinished
 
 
 def evaluate(config: EvalConfig, *, command: str) -> RunStore:
@@ -123,6 +124,7 @@ def _run_stages(
         if scorer is not None and record.explanations is not None:
             intervene_images(config, captioner, data, images, scorer, store, stages)
         Parts(store.path).clear()
+        Unfinished(store.path).clear()
     if not is_timed(store):
         with timed(stages, "speed", 1, "probes"):
             store.write_speed(
@@ -135,6 +137,7 @@ def _run_stages(
                 )
             )
     record = dataclasses.replace(record, stages=added_up(stages))
+    store.remove_report()  # one of the unfinished run would make a kill during the last page look like the end
     store.write_run(dataclasses.replace(record, status="finished"))
     store.write_throughput(record, added_up(stages))
     with timed(stages, "report", 1, "pages"):

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from reports.gate import Check, GateResult
+from reports.run_files import GATE_FILES
 from reports.store import write_atomically
 from reports.wording import clip, defused, printable
 
@@ -81,11 +82,7 @@ def gate_json(result: GateResult) -> str:
 
 def write_outputs(result: GateResult, folder: Path) -> None:
     """Writes gate.json, gate.junit.xml and gate.md into a folder."""
-    for name, text in (
-        ("gate.json", gate_json(result)),
-        ("gate.junit.xml", _junit(result)),
-        ("gate.md", _markdown(result)),
-    ):
+    for name, text in zip(GATE_FILES, (gate_json(result), _junit(result), _markdown(result)), strict=True):
         with write_atomically(Path(folder) / name) as file:
             file.write(text.encode())
 

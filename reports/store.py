@@ -6,7 +6,6 @@ are bounded in size, must lie inside the directory, and nothing in them is execu
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
@@ -37,6 +36,7 @@ from reports.records import (
     from_json,
     to_json,
 )
+from reports.run_files import RUN_FILES, THUMBS, half_written
 from reports.shards import Kind, Places, shards, whole_lines
 from reports.speed import SpeedRecord
 from reports.thumbs import clean_jpeg
@@ -49,15 +49,10 @@ _R = TypeVar("_R", CaptionRow, Failure)
 # Far above what a run writes (a run over 100,000 pictures included), far below what would exhaust a machine.
 _MAX_JSON = 64 << 20
 _MAX_FILE = 2 << 30
+_MAX_LINES = 1 << 40  # of a file that is read line by line; each line is bounded by itself
 _MAX_THUMB = 1 << 20
 _MAX_RATIO = 1e9
-# What `write_atomically` calls a file that is not whole.
-_HALF_WRITTEN = re.compile(r"\..+\.(json|jsonl|parquet|npz|zip|jpg|html)\.[a-z0-9_]{8}")
 _SCORE_KEYS = ("image_id", "beam_size")
-_FILES = (
-    "run.json", "captions.jsonl", "scores.parquet", "attributions.parquet", "maps.npz", "sanity.parquet",
-    "interventions.parquet", "failures.jsonl", "throughput.json", "report.html",
-)  # fmt: skip
 _SANITY_KEYS = ("image_id", "test", "method", "stage", "order")
 _INTERVENTION_KEYS = ("image_id", "intervention")
 
@@ -73,20 +68,20 @@ class RunStore:
 
     def clear(self) -> None:
         """Removes every file that a run writes, run.json last; a file of any other name stays."""
-        thumbs = self.path / "thumbs"
-        files = [self.path / name for name in reversed(_FILES)]
-        for path in (*thumbs.glob("*.jpg"), *shards(self.path), *files):
-            path.unlink(missing_ok=True)
         Parts(self.path).clear()
         Unfinished(self.path).clear()
+        thumbs = self.path / THUMBS
+        files = [self.path / name for name in reversed(RUN_FILES)]
+        for path in (*thumbs.glob("*.jpg"), *shards(self.path), *files):
+            path.unlink(missing_ok=True)
         with suppress(OSError):  # there is something else in it, or it is not there
             thumbs.rmdir()
 
     def tidy(self) -> None:
         """Removes what processes that were killed left half written. No other process may be writing to the run."""
-        for folder in (self.path, self.path / "thumbs", self.path / FOLDER, self.path / UNFINISHED):
+        for folder in (self.path, self.path / THUMBS, self.path / FOLDER, self.path / UNFINISHED):
             for path in folder.glob(".*"):
-                if _HALF_WRITTEN.fullmatch(path.name):
+                if half_written(path.name):
                     path.unlink(missing_ok=True)
 
     def write_run(self, record: RunRecord) -> None:
@@ -159,6 +154,16 @@ class RunStore:
     def append_captions(self, rows: Iterable[CaptionRow]) -> None:
         """Appends to captions.jsonl; a line that an earlier crash left torn is removed first."""
         self._append("captions.jsonl", rows)
+
+    def write_captions(self, rows: Iterable[CaptionRow]) -> None:
+        """Writes captions.jsonl, which appears when all rows are written."""
+        with write_atomically(self.path / "captions.jsonl") as file:
+            for row in rows:
+                file.write(encode_json(to_json(row), "captions.jsonl") + b"\n")
+
+    def remove_report(self) -> None:
+        """Removes report.html, which a run must have to be finished, because it does not show what the run holds."""
+        (self.path / "report.html").unlink(missing_ok=True)
 
     def iter_captions(self) -> Iterator[CaptionRow]:
         """The rows of captions.jsonl, without a torn last line, and then those that were not merged into it yet."""
@@ -343,7 +348,7 @@ class RunStore:
     def _files(self, kind: Kind) -> list[Path]:
         """KIND.jsonl, and what processes wrote that was not merged into it yet; each is checked."""
         whole = [self.path / f"{kind}.jsonl"] if (self.path / f"{kind}.jsonl").exists() else []
-        return [self._inside(path.name, _MAX_FILE) for path in (*whole, *shards(self.path, kind))]
+        return [self._inside(path.name, _MAX_LINES) for path in (*whole, *shards(self.path, kind))]
 
     def _rows(self, kind: Kind, record: type[_R]) -> Iterator[_R]:
         for path in self._files(kind):
@@ -373,4 +378,4 @@ class RunStore:
 def _thumb_name(image_id: str) -> str:
     """The file of a picture: an id may be anything, and two may differ in what a file system makes alike."""
     digest = hashlib.sha256(image_id.encode("utf-8", "backslashreplace")).hexdigest()
-    return f"thumbs/{digest[:32]}.jpg"
+    return f"{THUMBS}/{digest[:32]}.jpg"

@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from bench import memory
-from bench.batches import MOST_IMAGES, auto_batch_size, bytes_per_image, fitted, in_batches, is_out_of_memory
+from bench.batches import (
+    MOST_IMAGES,
+    AtOnce,
+    auto_batch_size,
+    bytes_per_image,
+    fitted,
+    in_batches,
+    is_out_of_memory,
+)
 from bench.config import DEMO_CHECKPOINT, EvalConfig, SearchConfig
 from bench.errors import ConfigError
 from models.formats import load_checkpoint
@@ -91,6 +99,23 @@ def test_what_was_yielded_is_not_computed_again_and_batches_stay_small(capsys):
 def test_where_one_image_is_too_much_the_cure_is_said(take):
     with pytest.raises(ConfigError, match=r"^out of memory with 1 image at once .*--beam-size"):
         list(in_batches([1, 2, 3], 3, lambda _: take()))
+
+
+def test_where_memory_was_short_the_next_items_begin_in_small_batches():
+    calls = []
+
+    def compute(items):
+        calls.append(len(items))
+        if len(items) > 3:
+            no_room()
+        return sum(items)
+
+    at_once = AtOnce(6)
+    assert at_once.compute(range(2), compute) == [1]
+    assert at_once.compute(range(6), compute) == [3, 12]
+    assert at_once.compute(range(4), compute) == [3, 3]
+    assert at_once.compute([], compute) == []
+    assert calls == [2, 6, 3, 3, 3, 1]
 
 
 def test_a_smallest_size_is_kept(capsys):

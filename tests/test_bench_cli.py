@@ -1,6 +1,7 @@
 """The command line, end to end, on the demo model and on files of strangers."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from bench.cli import main
 from bench.config import EvalConfig, SearchConfig
 from bench.data.scenes import make_scene
 from bench.opening import _provenance
+from bench.rescoring import _frequencies_sha256
 from bench.run_stages import _explicable
 from bench.stages.decode import decode
 from models.formats import load_checkpoint
@@ -332,6 +334,22 @@ def test_files_beside_the_checkpoint_are_known_by_their_hash_and_not_by_their_fo
     assert "word_map" not in _provenance(EvalConfig(), captioner, []).sha256
 
 
+def test_annotations_in_a_folder_are_known_by_their_bytes_and_pictures_by_their_size(tmp_path):
+    (tmp_path / "Annotations").mkdir()
+    boxes, picture = tmp_path / "Annotations/1.xml", tmp_path / "1.JPG"
+    captioner, found = load_checkpoint(DEMO).captioner, []
+    for box, pixels in ((b"12", b"ab"), (b"13", b"ab"), (b"13", b"cd"), (b"13", b"abc")):
+        boxes.write_bytes(box)
+        picture.write_bytes(pixels)
+        config = EvalConfig(regions=tmp_path, frequencies=tmp_path)
+        made_with = _provenance(config, captioner, []).sha256
+        assert (
+            made_with["regions"] == made_with["frequencies"] == _frequencies_sha256(tmp_path)["frequencies"]
+        )
+        found.append(made_with["regions"])
+    assert found[0] != found[1] == found[2] != found[3]
+
+
 def test_a_caption_with_padding_in_between_is_not_explained():
     row = CaptionRow("i", 1, "a", ("a",), (4, 2), -1.0, (-1.0,), ("a",), True, None)
     assert _explicable(row)
@@ -372,6 +390,34 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path):
     rows = RunStore(out).read_captions()
     assert all(row in rows for row in kept)
     assert len({(row.image_id, row.beam_size) for row in rows}) == len(rows) == 180
+
+
+STOPPED, FULL = KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("name", "fresh", "error"),
+    [
+        *(("eval", fresh, error) for fresh in ([], ["--fresh"], ["--fres"]) for error in (STOPPED, FULL)),
+        ("train", ["--fresh"], STOPPED),
+        ("train", ["--fresh"], FULL),
+    ],
+)
+def test_the_command_that_goes_on_does_not_start_over(tmp_path, monkeypatch, capsys, name, fresh, error):
+    def broken_off(*_, **__):
+        raise error
+
+    arguments = [name, *fresh, "--limit", "2", "--out", str(tmp_path / "out")]
+    for what in ("bench.runner.evaluate", "bench.training.train.train"):
+        monkeypatch.setattr(what, broken_off)
+    monkeypatch.setattr(sys, "argv", ["gazebench", *arguments])
+    main(arguments)
+    told = capsys.readouterr().err
+    assert "--fres" not in told
+    assert ("the same command goes on from" in told) == (not fresh)
+    assert "goes on from" in told
+    if fresh or isinstance(error, KeyboardInterrupt):
+        assert f"gazebench {name} --limit 2 --out {tmp_path / 'out'}" in told
 
 
 def test_help_starts_without_the_heavy_libraries():

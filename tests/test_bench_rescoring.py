@@ -1,5 +1,6 @@
 """Scoring without a model, and the gate, through the command line."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from bench.cli import main
 from bench.data.scenes import load_scenes
+from bench.scoring import Scorer
 from reports.store import RunStore
 
 pytestmark = pytest.mark.java
@@ -67,6 +69,40 @@ def test_scoring_again_scores_what_is_stored_now_and_keeps_what_only_the_model_k
     assert by_name(copied, 1)["CIDEr"] == by_name(RunStore(copied.path), 1)["CIDEr"]
 
 
+@pytest.mark.parametrize(
+    ("name", "state"), [("captions.0.1.jsonl", ", not merged yet"), ("captions.jsonl", "")]
+)
+def test_a_run_that_lacks_captions_is_not_scored_but_told_how_to_finish(copied, capsys, name, state):
+    captions = copied.path / "captions.jsonl"
+    rows = captions.read_bytes().splitlines(keepends=True)
+    captions.unlink()
+    (copied.path / name).write_bytes(b"".join(rows[:10]))
+    command = "gazebench eval --fresh --limit 12"
+    copied.write_run(dataclasses.replace(copied.read_run(), status="interrupted", command=command))
+    before = (copied.path / "run.json").read_bytes()
+    assert main(["score", str(copied.path)]) == 2
+    told = capsys.readouterr().err
+    assert f"holds 10 of 24 captions{state}; finish it first with: gazebench eval --limit 12\n" in told
+    assert (copied.path / "run.json").read_bytes() == before
+
+
+def test_a_run_that_was_broken_off_before_it_was_scored_is_scored_again_when_it_is_finished(run, copied):
+    before = copied.read_run()
+    stages = tuple(stage for stage in before.stages if stage.name != "score")
+    copied.write_run(
+        dataclasses.replace(before, status="interrupted", metrics=(), metric_signature="", stages=stages)
+    )
+    (copied.path / "scores.parquet").unlink()
+    again = ["eval", "--limit", "12", "--explain", "0", "--beam-size", "1", "3", "--out", str(copied.path)]
+    assert main(["score", str(copied.path)]) == 0
+    assert by_name(copied, 3)["CIDEr"] == by_name(RunStore(run), 3)["CIDEr"]
+    assert "Retrieval recall@1" not in by_name(copied, 3)
+    assert main(again) == 0
+    assert copied.read_run().metrics == before.metrics
+    pd.testing.assert_frame_equal(copied.read_scores(), RunStore(run).read_scores())
+    assert not (copied.path / "unfinished").exists()
+
+
 def test_every_metric_has_a_signature_that_names_beam_and_search(run):
     for row in RunStore(run).read_run().metrics:
         assert f"beam:{row.beam_size}|decoding:default" in row.signature
@@ -120,6 +156,35 @@ def test_fixed_document_frequencies_score_one_caption_and_stand_in_the_signature
     fixed = {row["name"]: row for row in json.loads(capsys.readouterr().out)["metrics"]}
     assert fixed["CIDEr"]["value"] > 1
     assert "df:fixed-some_references.json-20-images" in fixed["CIDEr"]["signature"]
+
+
+def test_captions_of_a_file_that_were_measured_before_a_kill_are_not_measured_again(monkeypatch, tmp_path):
+    scenes = load_scenes().select("test")[:3]
+    references, results, out = tmp_path / "references.csv", tmp_path / "results.json", tmp_path / "out"
+    references.write_text(
+        "image,caption\n"
+        + "".join(f'{each.image_id}.png,"{text}"\n' for each in scenes for text in each.references)
+    )
+    results.write_text(json.dumps({each.image_id: each.references[0] for each in scenes}))
+    arguments = ["score", "--captions", str(results), "--references", str(references), "--out", str(out)]
+
+    def killed(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Scorer, "scores", killed)
+        with pytest.raises(MemoryError):
+            main(arguments)
+    assert RunStore(out).read_run().status == "running"
+    assert len(list((out / "unfinished").iterdir())) == 1
+    measured = []
+    monkeypatch.setattr(Scorer, "measure", lambda *_, **__: measured.append(1))
+    assert main(arguments) == 0
+    assert not measured
+    assert RunStore(out).read_run().status == "finished"
+    assert by_name(RunStore(out), 0)["CIDEr"].value > 1
+    assert len(RunStore(out).read_captions()) == 3
+    assert not (out / "unfinished").exists()
 
 
 def test_scoring_loads_no_torch():

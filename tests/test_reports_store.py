@@ -79,6 +79,17 @@ def test_a_torn_last_line_is_dropped_and_then_removed(tmp_path: Path, kept: int)
     assert path.read_bytes() == whole
 
 
+def test_captions_are_read_line_by_line_from_files_of_any_size(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    store.append_captions([ROW])
+    os.truncate(tmp_path / "captions.jsonl", 3 << 30)  # a hole, which takes no room
+    assert next(store.iter_captions()) == ROW
+    (tmp_path / "scores.parquet").touch()
+    os.truncate(tmp_path / "scores.parquet", 3 << 30)
+    with pytest.raises(RunError, match="at most 2,147,483,648 are read"):
+        store.read_scores()
+
+
 def test_a_file_that_is_one_torn_line_is_started_over(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text('{"image_id": "1')
     store = RunStore(tmp_path)

@@ -1,5 +1,7 @@
 """CIDEr-D with everything that depends on the references alone computed once."""
 
+import hashlib
+import json
 import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,16 +91,21 @@ class CiderD:
 
     Attributes:
         images: how many they are.
+        sha256: in hexadecimal, of the references that were counted: of the same ones frequencies are the same.
     """
 
     images: int
+    sha256: str
 
     def __init__(self, images: Iterable[Sequence[Ngrams]]) -> None:
         self.images, self._frequencies = 0, DocumentFrequencies()
+        counted = hashlib.sha256()
         for references in images:
             self.images += 1
+            counted.update(json.dumps([reference.text for reference in references]).encode())
             self._frequencies.add(set().union(*(reference.counts for reference in references)))
         self._frequencies.finish()
+        self.sha256 = counted.hexdigest()
         self._rarest = math.log(self.images)
         self._rarity: dict[Ngram, float] = {}
         self._norms: WeakKeyDictionary[Ngrams, list[float]] = WeakKeyDictionary()

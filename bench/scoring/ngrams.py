@@ -15,15 +15,18 @@ class Ngrams:
         caption: words joined by spaces.
 
     Attributes:
+        text: as it was given.
         length: in words.
         counts: how often each n-gram occurs, the shorter ones first.
     """
 
+    text: str
     length: int
     counts: Counter[Ngram]
 
     def __init__(self, caption: str) -> None:
         words = caption.split()
+        self.text = caption
         self.length = len(words)
         self.counts = Counter(
             chain.from_iterable(zip(*(words[k:] for k in range(n)), strict=False) for n in ORDERS)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from bench.batches import AtOnce
 from bench.config import SearchConfig
 from bench.data.base import CaptionedImage, GroundTruth
 from bench.progress import track
@@ -49,7 +50,7 @@ def intervene(
         scorer: of references that hold the images'.
         ground_truth: where the data set knows what is true of its pictures.
         search: how captions are searched for.
-        batch_size: images decoded at once.
+        batch_size: images decoded at once, fewer where memory is short.
         seed: of what is drawn by lot.
         thorough: whether all images are decoded against an adversary.
         parts: where each batch is stored as soon as it is decoded, and not decoded again if it is there.
@@ -66,6 +67,7 @@ def intervene(
     }
     words: defaultdict[str, _Captions] = defaultdict(dict)
     others = {kind: intervened(captioner, kind, seed=seed) for kind in INTERVENTIONS}
+    at_once = AtOnce(batch_size)
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     for number, batch in enumerate(
         track(batches, total=len(batches), label="decoding with other attention", unit="batches")
@@ -76,7 +78,9 @@ def intervene(
             "none": {},
             **{kind: dict(each) for kind, each in (noted or {}).items()},
         }
-        for _ in _decoded(captioner, batch, captions, others, decode, ground_truth, seed, against, said):
+        for _ in _decoded(
+            captioner, batch, captions, others, decode, ground_truth, seed, against, said, at_once
+        ):
             if parts:
                 parts.note(name, said)
         for kind, each in said.items():
@@ -99,34 +103,58 @@ def _decoded(
     seed: int,
     against: Container[str],
     said: dict[str, _Captions],
+    at_once: AtOnce,
 ) -> Iterator[None]:
     """Adds to `said`, by intervention, what is lacking of the images of a batch that can be read; yields as it goes."""
     if all(image.image_id in said["none"] for image in batch):
         return
-    seen = []
-    for image in batch:
-        with suppress(PictureError):  # it could be read when it was captioned
-            seen.append(observe(captioner, image, captions[image.image_id], ground_truth))
+    look, one = partial(_seen, captioner, captions=captions, ground_truth=ground_truth), AtOnce(1)
+    seen = [each for found in one.compute(batch, look) for each in found]
     if not seen:
         return
-    annotations = torch.stack([each.annotations for each in seen])
     for kind, other in others.items():
         if kind not in said:
-            found = decode(other, annotations)
-            said[kind] = {
-                each.image.image_id: captioner.vocabulary.decode(best.token_ids)
-                for each, (best, *_) in zip(seen, found, strict=True)
-            }
+            found = at_once.compute(seen, partial(_words, other, decode=decode))
+            said[kind] = {image_id: words for some in found for image_id, words in some.items()}
             yield
     for each in seen:
         image_id = each.image.image_id
         if image_id in said["none"]:
             continue
         for kind, other in _misled(captioner, each, seed, adversarially=image_id in against).items():
-            ((best, *_),) = decode(other, each.annotations[None])
-            said.setdefault(kind, {})[image_id] = captioner.vocabulary.decode(best.token_ids)
+            (found_here,) = one.compute([each], partial(_words, other, decode=decode))
+            said.setdefault(kind, {}).update(found_here)
         said["none"][image_id] = each.row.words  # the last of each image
         yield
+
+
+def _seen(
+    captioner: Captioner,
+    images: Sequence[CaptionedImage],
+    *,
+    captions: Mapping[str, CaptionRow],
+    ground_truth: GroundTruth | None,
+) -> list[Observed]:
+    """Images as the captioner sees them, without those that can't be read."""
+    seen = []
+    for image in images:
+        with suppress(PictureError):  # it could be read when it was captioned
+            seen.append(observe(captioner, image, captions[image.image_id], ground_truth))
+    return seen
+
+
+def _words(
+    captioner: Captioner,
+    seen: Sequence[Observed],
+    *,
+    decode: Callable[..., list[list[Hypothesis]]],
+) -> _Captions:
+    """The best captions of images."""
+    found = decode(captioner, torch.stack([each.annotations for each in seen]))
+    return {
+        each.image.image_id: captioner.vocabulary.decode(best.token_ids)
+        for each, (best, *_) in zip(seen, found, strict=True)
+    }
 
 
 def _misled(captioner: Captioner, seen: Observed, seed: int, *, adversarially: bool) -> dict[str, Captioner]:

@@ -1,12 +1,14 @@
 """Retrieval: does a caption pick out its image? Every image is ranked by how probable the model finds the caption."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 
+from bench.batches import AtOnce
 from bench.data.base import CaptionedImage
 from bench.progress import track
 from models.captioner import Captioner
@@ -37,7 +39,7 @@ def retrieve(
         captioner: in eval mode, on the device to compute on.
         images: the candidates.
         captions: token ids by image id, `<end>` included where a caption has it; each of one of `images`.
-        batch_size: images encoded at once.
+        batch_size: images encoded at once, fewer where memory is short.
         unfinished: of the run, keeps what was found of each batch; None to keep nothing.
 
     Returns:
@@ -46,30 +48,36 @@ def retrieve(
         `retrieval_images`, the number of candidates. NaN if a likelihood is not a number.
     """
     assert captions.keys() <= {image.image_id for image in images}
-    blocks = [pd.DataFrame(index=range(len(captions)))]
+    blocks, at_once = [_no_images(captions)], AtOnce(batch_size)
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     for batch in track(batches, total=len(batches), label="retrieving", unit="batches"):
         ids = [image.image_id for image in batch]
         asked = ("retrieve", ids, [*captions.items()])
         block = unfinished.read(*asked) if unfinished else None
         if block is None:
-            block = _log_likelihoods(captioner, batch, [*captions.values()])
+            compute = partial(_log_likelihoods, captioner, captions=[*captions.values()])
+            parts = at_once.compute([*enumerate(batch)], compute)
+            block = pd.concat([_no_images(captions), *parts], axis=1)
             if unfinished:
                 unfinished.write(block, *asked)
         blocks.append(block.set_axis([ids[int(str(place))] for place in block], axis=1))
     return ranks(pd.concat(blocks, axis=1).set_axis([*captions]))
 
 
+def _no_images(captions: Collection[object]) -> pd.DataFrame:
+    return pd.DataFrame(index=range(len(captions)))
+
+
 def _log_likelihoods(
-    captioner: Captioner, images: Sequence[CaptionedImage], captions: Sequence[tuple[int, ...]]
+    captioner: Captioner, images: Sequence[tuple[int, CaptionedImage]], captions: Sequence[tuple[int, ...]]
 ) -> pd.DataFrame:
-    """Rows are captions; columns are images that can be read, named after their places among these."""
+    """Rows are captions; columns are images that can be read, named after the numbers that stand with them."""
     pixels = {}
-    for place, image in enumerate(images):
+    for place, image in images:
         with suppress(PictureError):
             pixels[str(place)] = captioner.preprocessing(image.picture())
     if not pixels:
-        return pd.DataFrame(index=range(len(captions)))
+        return _no_images(captions)
     annotations = captioner.encode(torch.stack([*pixels.values()]).to(captioner.device))
     found = caption_log_likelihoods(captioner, annotations, captions).cpu().numpy()
     return pd.DataFrame(found, columns=[*pixels])

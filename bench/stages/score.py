@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from bench.data.base import references_sha256
 from bench.data.results import load_references
 from bench.memory import give_back_memory
 from bench.pieces import pieces
@@ -172,7 +173,9 @@ _LONGEST, _REFERENCES = "longest", "references"
 
 
 def _asked(scorer: Scorer, pairs: Sequence[Pair], cider: CiderD) -> tuple[object, ...]:
-    return "score", scorer.tokenizer, scorer.columns, cider.images, pairs
+    """All that decides what is measured of captions."""
+    references = references_sha256({image_id: scorer.references[image_id] for image_id, _ in pairs})
+    return "score", scorer.tokenizer, scorer.columns, cider.sha256, references, pairs
 
 
 def _keep(
