@@ -80,6 +80,21 @@ def locked(path: Path, *, kind: str = "run") -> Iterator[None]:
         lock.release()
 
 
+def check_shared(path: Path) -> None:
+    """Makes sure that a directory which the first process has locked is the one that this process sees.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    if not (path / LOCK).exists():
+        raise ConfigError(
+            f"{path} is not the same folder for all processes; put --out on a disk that they all see"
+        )
+
+
 def _is_empty(path: Path) -> bool:
     return all(entry.name == LOCK for entry in path.iterdir())
 

@@ -14,7 +14,7 @@ from bench.distributed import broadcast, together, world
 from bench.memory import give_back_memory
 from bench.opening import load, load_images, new_record, open_run
 from bench.progress import say
-from bench.run_directory import holds, is_scored, is_timed
+from bench.run_directory import check_shared, holds, is_scored, is_timed
 from bench.run_stages import added_up, decode_images, explained, intervene_images, score_captions, timed
 from bench.scoring import Scorer
 from bench.stages.score import load_frequencies
@@ -57,6 +57,8 @@ def evaluate(config: EvalConfig, *, command: str) -> RunStore:
                 found = open_run(config, fitting, record, stack)
         opened = broadcast(found)
         assert opened is not None
+        with together():
+            check_shared(opened.path)
         store = RunStore(opened.path)
         if opened.is_finished:
             say(f"{store.path} is finished, and nothing of it is missing; --fresh starts over")

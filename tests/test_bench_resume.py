@@ -34,7 +34,7 @@ from bench.data.base import CaptionData, CaptionedImage
 from bench.data.scenes import make_scene
 from bench.errors import ConfigError
 from bench.opening import new_record, open_run
-from bench.run_directory import LOCK, locked, prepare
+from bench.run_directory import LOCK, check_shared, locked, prepare
 from bench.run_stages import decode_images
 from bench.scoring import Frequencies, Scorer
 from bench.stages.decode import batches_to_do, decode
@@ -236,6 +236,13 @@ def test_a_lock_leaves_nothing_where_nothing_is_written(tmp_path):
             with pytest.raises(ConfigError, match=f"by process {os.getpid()}; wait"), locked(path):
                 pass
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_a_process_that_does_not_see_the_first_ones_lock_is_on_another_disk(tmp_path):
+    with locked(tmp_path / "here"):
+        check_shared(tmp_path / "here")
+        with pytest.raises(ConfigError, match="there is not the same folder for all processes; put --out on"):
+            check_shared(tmp_path / "there")
 
 
 def test_a_lock_that_was_left_alone_does_not_make_a_folder_full(tmp_path):

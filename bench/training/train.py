@@ -18,7 +18,7 @@ from bench.distributed import World, broadcast, joined, together
 from bench.errors import ConfigError
 from bench.progress import say
 from bench.provenance import collect_provenance, file_sha256
-from bench.run_directory import LOCK, locked
+from bench.run_directory import check_shared, locked
 from bench.training.initial import initialise
 from bench.training.loop import Training
 from bench.training.recipe import TrainingConfig
@@ -233,10 +233,7 @@ def _opened(
             is_known = (store.path / RECORD).exists() and (store.path / BEST).exists()
             finished = is_known and store.read_training().status == "finished"
     with together():
-        if not (store.path / LOCK).exists():
-            raise ConfigError(
-                f"{store.path} is not the same folder for all processes; put --out on a disk that they all see"
-            )
+        check_shared(store.path)
     return broadcast(finished)
 
 
