@@ -142,6 +142,7 @@ def _of_steps(curves: Curves, name: str, column: Column, label: str, what: str) 
         _draw_steps(ax, curves, column)
         if min(told) > 0 and max(told) > _STEEP * min(told):
             ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # its own writes formulae
             ax.minorticks_off()
         elif min(told) >= 0:
             ax.set_ylim(bottom=0)

@@ -262,6 +262,15 @@ def test_panels_are_equal_for_equal_input_and_say_what_they_show(training: Path)
     assert "BLEU-4 (teacher-forced) goes from" in made[0]["bleu"].text
 
 
+def test_a_logarithmic_axis_has_plain_numbers(training: Path) -> None:
+    steps = TrainingStore(training).read_steps()
+    curves = legs(row._replace(gradient_norm=10.0 ** (4 - row.step / 200)) for row in steps)
+    panel = panels(Curves(curves, (), [], None))["norm"]
+    shown = {element.text for element in ET.fromstring(panel.svg.replace("xlink:", "")).iter("text")}
+    assert {"100", "1000", "10000"} <= shown
+    assert "$" not in panel.svg
+
+
 @pytest.mark.parametrize(
     ("steps", "shown"),
     [(0, "0"), (9999, "9,999"), (20_000, "20k"), (2_500_000, "2.5 m"), (3e9, "3 bn")],
