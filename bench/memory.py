@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def keep_few_primitives() -> None:
 
 
 def give_back_memory() -> None:
-    """Gives freed memory back to the system, where the C library is one that can be told to (glibc)."""
+    """Gives freed memory back to the system: Arrow's, and that of the C library where it can be told to (glibc)."""
+    if arrow := sys.modules.get("pyarrow"):
+        arrow.default_memory_pool().release_unused()
     if libc := _glibc():
         libc.malloc_trim(0)
 

@@ -86,8 +86,7 @@ def read_frame(
             chosen = [n for n in dict.fromkeys(names) if n in keys or wanted is None or wanted(n)]
             if 8 * file.metadata.num_rows * len(chosen) > _MAX_BYTES:
                 raise RunError(f"{path} claims {file.metadata.num_rows:,} rows; more than is read")
-            table = pa.concat_tables(_groups(file, chosen, beam_size))
-            frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, split_blocks=True, self_destruct=True)
+            frame = _read(file, chosen, beam_size)
     except RunError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -95,9 +94,26 @@ def read_frame(
     return None if frame.empty else _checked(frame, path, keys, numbers)
 
 
+def _read(file: pq.ParquetFile, columns: Sequence[str], beam_size: int | None) -> pd.DataFrame:
+    """The table, its floats written straight to where they stay: Arrow would hold them all a second time."""
+    empty = file.schema_arrow.empty_table().select(list(columns))
+    floats = {
+        field.name: np.empty(file.metadata.num_rows) for field in empty.schema if field.type == pa.float64()
+    }
+    others, rows = [name for name in columns if name not in floats], 0
+    parts = [empty.select(others)]
+    for table in _groups(file, columns, beam_size):
+        for name, values in floats.items():
+            values[rows : rows + len(table)] = table[name].to_numpy()
+        rows += len(table)
+        parts.append(table.select(others))
+    rest = pa.concat_tables(parts).to_pandas(ignore_metadata=True)
+    every = {name: floats[name][:rows] if name in floats else rest[name] for name in columns}
+    return pd.DataFrame(every, copy=False)
+
+
 def _groups(file: pq.ParquetFile, columns: Sequence[str], beam_size: int | None) -> Iterator[pa.Table]:
     """The groups of rows, without rows of other beam sizes."""
-    yield file.schema_arrow.empty_table().select(list(columns))
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, columns=list(columns))
         if beam_size is not None:

@@ -62,7 +62,7 @@ SEED = 12345
 _TOP = {"CIDEr": 10.0}  # the highest value of metrics that don't end at 1
 _NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _ROUNDING = 1e-12  # sums in another order differ by this much, but not by chance
-_BLOCK = 2**21  # weights at a time: 16 MB
+_BLOCK = 2**19  # weights at a time: 4 MB
 Key = TypeVar("Key", bound=Hashable)
 
 
