@@ -75,11 +75,11 @@ def in_batches(
         free_memory()
         if len(batch) <= smallest:
             raise ConfigError(
-                f"out of memory with {_images(len(batch))} at once ({short}); "
+                f"out of memory with {counted(len(batch))} at once ({short}); "
                 "close other programs, or give a smaller --beam-size or another --device"
             )
         size = max(smallest, len(batch) // 2)
-        complain(f"out of memory with {_images(len(batch))} at once; going on with {size}")
+        complain(f"out of memory with {counted(len(batch))} at once; going on with {size}")
 
 
 class AtOnce:
@@ -96,18 +96,19 @@ class AtOnce:
         """What `in_batches` yields, whose arguments and errors these are."""
         sizes: list[int] = []
 
-        def counted(batch: Sequence[T]) -> R:
+        def noted(batch: Sequence[T]) -> R:
             result = compute(batch)
             sizes.append(len(batch))
             return result
 
-        found = list(in_batches(items, self.size, counted))
+        found = list(in_batches(items, self.size, noted))
         if max(sizes, default=self.size) < min(self.size, len(items)):
             self.size = max(sizes)
         return found
 
 
-def _images(count: int) -> str:
+def counted(count: int) -> str:
+    """A number of images, in words."""
     return "1 image" if count == 1 else f"{count} images"
 
 

@@ -7,6 +7,7 @@ takes, and a node that comes before all of them, and whose turn on the way back 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -157,7 +158,13 @@ class SummedAttention:
     ) -> None:
         # What the backward pass needs does not refer to what it goes back through, or only the garbage collector would
         # ever free either.
-        self._sums = sums = _AttentionSums(annotations, projected, score, activation)
+        self._sums = sums = _AttentionSums(
+            annotations=annotations.detach(),
+            projected=projected.detach(),
+            score_weight=score.weight.detach().flatten().to(projected.dtype),
+            score_bias=score.bias.detach().to(projected.dtype),
+            activation=activation,
+        )
         self._compared = _Compared.apply(sums, projected, score.weight, score.bias)
         self._seen = _Seen.apply(sums, annotations) if annotations.requires_grad else None
 
@@ -176,22 +183,19 @@ class SummedAttention:
         return context
 
 
+@dataclass(eq=False)
 class _AttentionSums:
-    """The images, and the sums over steps that the way back makes of them."""
+    """The images, and the sums over steps that the way back makes of them. Nothing here wants a gradient."""
 
-    def __init__(
-        self,
-        annotations: Float[Tensor, "image cells dim"],
-        projected: Float[Tensor, "image cells attention"],
-        score: nn.Linear,
-        activation: Literal["tanh", "relu"],
-    ) -> None:
-        self.annotations, self.projected = annotations.detach(), projected.detach()
-        self.score_weight = score.weight.detach().flatten().to(projected.dtype)
-        self.score_bias = score.bias.detach().to(projected.dtype)
-        self.activation = activation
-        self.sums: list[Tensor] = []  # gradients of projected / score_weight, of score_weight and score_bias
-        self.looks: list[tuple[Tensor, Tensor]] = []  # alphas, and gradients of the contexts they gave
+    annotations: Tensor
+    projected: Tensor
+    score_weight: Tensor
+    score_bias: Tensor
+    activation: Literal["tanh", "relu"]
+    sums: list[Tensor] = field(default_factory=list)
+    """Gradients of projected / score_weight, of score_weight and of score_bias; empty before the first step."""
+    looks: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Alphas, and gradients of the contexts they gave."""
 
     def mix(
         self,

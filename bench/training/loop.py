@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from bench.batches import counted
 from bench.data.base import CaptionedImage
 from bench.distributed import World, barrier
 from bench.errors import ConfigError
@@ -149,8 +150,7 @@ class Training:
         found = validator(self.captioner, examples, "validation before the first step")
         self.progress.score_before = score = self._score(found.cider, found.bleu4, found.loss)
         if self._world.is_first:
-            images = "1 image" if found.images == 1 else f"{found.images} images"
-            say(f"before the first step: {self._told_score(score)} over {images}")
+            say(f"before the first step: {self._told_score(score)} over {counted(found.images)}")
             self._keeper.save_best(self.captioner, self.progress, self._about())
             self._save(steps)
             validator.forget()

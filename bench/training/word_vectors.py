@@ -13,8 +13,8 @@ from models.captioner import Captioner
 from models.vocabulary import Vocabulary
 
 _LONGEST_LINE = 1 << 16
-_LARGEST = torch.finfo(torch.float32).max
 """Bytes; a word and 4,096 numbers of 16 characters."""
+_LARGEST = torch.finfo(torch.float32).max
 
 
 class WordVectors(NamedTuple):
